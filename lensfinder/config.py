@@ -1,0 +1,372 @@
+"""The configuration: one frozen model per TOML section, checked before any work starts.
+
+A section has the name of its sub-command and a key the name of its command-line option, so
+each key is described once, here. Values come from the defaults below, then the TOML file, then
+``--set section.key=value``, then the options; the last one wins. Every error is reported, not
+just the first. Relative paths in a TOML file are relative to that file's folder.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+
+from lensfinder.errors import RequestError, nearest
+
+
+def _resolve(path: Path, info: ValidationInfo) -> Path:
+    if "://" in str(path) or str(path).startswith(("http:", "https:", "ftp:", "s3:")):
+        raise ValueError("a local path is expected, not a URL")
+    base = (info.context or {}).get("base")
+    return path if base is None or path.is_absolute() else Path(base) / path
+
+
+def _resolve_name(name: str, info: ValidationInfo) -> str:
+    return str(_resolve(Path(name), info)) if name.endswith(".toml") else name
+
+
+def _split(value: object) -> object:
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return (value,) if isinstance(value, (Path, int, float)) else value
+
+
+def _odd(value: int) -> int:
+    if value % 2 == 0:
+        raise ValueError(f"{value} is even; a stamp has a central pixel, so its size is odd")
+    return value
+
+
+_T = TypeVar("_T")
+InputPath = Annotated[Path, AfterValidator(_resolve)]
+NameOrFile = Annotated[str, AfterValidator(_resolve_name)]
+Listed = Annotated[tuple[_T, ...], BeforeValidator(_split)]
+OddSize = Annotated[int, Field(ge=9, le=1023), AfterValidator(_odd)]
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+# What a key means beside its type, read by `fingerprint` and by the command line.
+_INPUT = {"input": True}  # names an input; its content counts, not its name
+_POSITIONAL = {"input": True, "positional": True}
+_NO_OUTPUT = {"no_output": True}  # cannot change a product
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return the keys that change a product, apart from inputs (a unit adds their identity)."""
+        dumped = self.model_dump(mode="json")
+        return {name: dumped[name] for name, extra in self.extras() if not extra}
+
+    @classmethod
+    def extras(cls) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield each key with what is said of it beside its type."""
+        for name, field in cls.model_fields.items():
+            extra = field.json_schema_extra
+            yield name, {
+                key: value
+                for key, value in (extra.items() if isinstance(extra, dict) else ())
+                if key != "flag"
+            }
+
+
+class RunConfig(Section):
+    """What all stages share."""
+
+    seed: int = Field(1, ge=0, le=2**63 - 1, description="Seed of all random numbers.")
+    survey: NameOrFile = Field(
+        "kids",
+        description="Survey: a name that `lensfinder surveys` lists, or a TOML file of your own.",
+        json_schema_extra=_INPUT,
+    )
+    workers: int = Field(
+        0, ge=0, le=4096, description="Worker processes; 0: one per core.",
+        json_schema_extra=_NO_OUTPUT,
+    )
+    engine: str = Field(
+        "local",
+        description="serial | local (Dask on this machine) | ADDRESS of a Dask scheduler.",
+        json_schema_extra=_NO_OUTPUT,
+    )
+
+    @model_validator(mode="after")
+    def _known_engine(self) -> Self:
+        if self.engine not in ("serial", "local") and "://" not in self.engine:
+            raise ValueError(
+                f"engine '{self.engine}' is unknown; expected serial, local or the address of a "
+                "Dask scheduler such as tcp://127.0.0.1:8786"
+            )
+        return self
+
+
+class TargetsConfig(Section):
+    """Which objects of which tiles: shared by `cutout` and by `infer` on tiles."""
+
+    catalog: InputPath | None = Field(
+        None,
+        description="Targets with id, ra, dec (CSV, ECSV, FITS, VOTable, Parquet). "
+        "Without one, targets are detected.",
+        json_schema_extra=_INPUT,
+    )
+    columns: dict[str, str] = Field(
+        default_factory=dict, description="Catalogue columns under unusual names, {ra = 'RAdeg'}."
+    )
+    bands: Listed[str] = Field((), description="Bands in order; default: the survey's.")
+    size: OddSize = Field(101, description="Side of a stamp in pixels, odd.")
+    mag_min: float = Field(-99.0, description="Brightest target magnitude (reference band).")
+    mag_max: float = Field(99.0, description="Faintest target magnitude (reference band).")
+    detect_sigma: float = Field(
+        2.0, gt=0, description="Detection: threshold above the sky in units of its rms."
+    )
+    detect_pixels: int = Field(9, ge=1, description="Detection: connected pixels above it.")
+    detect_size_ratio: float = Field(
+        1.15, ge=0,
+        description="Detection: half-light radius over the PSF's, below which it is a star; "
+        "0 keeps stars.",
+    )
+    max_bad_fraction: Fraction = Field(
+        0.5, description="Reject a target with more than this fraction of masked pixels."
+    )
+
+
+class CutoutConfig(TargetsConfig):
+    """`cutout`: FITS tiles to stamps."""
+
+    tiles: Listed[InputPath] = Field(
+        (), description="FITS files, or folders of them.", json_schema_extra=_POSITIONAL
+    )
+    variance: bool = Field(False, description="Store the variance of each pixel, too.")
+
+
+class SimulateConfig(Section):
+    """`simulate`: mock lenses and non-lenses, with truth."""
+
+    population: NameOrFile = Field(
+        "general",
+        description="Population: a recipe by name, or a TOML file of your own.",
+        json_schema_extra=_INPUT,
+    )
+    count: int = Field(
+        20000, ge=1, le=2**40, description="How many mocks.",
+        json_schema_extra={"flag": "-n", **_NO_OUTPUT},
+    )
+    bands: Listed[str] = Field((), description="Bands in order; default: the survey's.")
+    size: OddSize = Field(101, description="Side of a stamp in pixels, odd.")
+    hosts: InputPath | None = Field(
+        None,
+        description="Paint on the real galaxies of this cutout folder instead of modelled ones.",
+        json_schema_extra=_INPUT,
+    )
+    known: InputPath | None = Field(
+        None, description="Catalogue of known lenses; hosts within 5 arcsec of one are left out.",
+        json_schema_extra=_INPUT,
+    )
+    val_fraction: Fraction = Field(0.1, description="Share of the validation split.")
+    test_fraction: Fraction = Field(0.2, description="Share of the test split.")
+    unit_size: int = Field(
+        2048, ge=64, multiple_of=64, description="Mocks in a shard, a multiple of 64."
+    )
+    preview: bool = Field(
+        False, description="Also write preview.png, a mosaic with the truth beneath each stamp.",
+        json_schema_extra=_NO_OUTPUT,
+    )
+
+    @model_validator(mode="after")
+    def _room_for_training(self) -> Self:
+        if self.val_fraction + self.test_fraction >= 1:
+            raise ValueError("val_fraction + test_fraction leave nothing to train on")
+        return self
+
+
+class TrainConfig(Section):
+    """`train`: shards to a model."""
+
+    shards: Listed[InputPath] = Field(
+        (), description="Folders of mock or labelled shards.", json_schema_extra=_POSITIONAL
+    )
+    network: str = Field("lensnet", description="Architecture, see `lensfinder networks`.")
+    epochs: int = Field(20, ge=1, description="Passes over the training split.")
+    batch_size: int = Field(128, ge=2, description="Stamps in a global batch, over all ranks.")
+    learning_rate: float = Field(2e-3, gt=0, description="Peak learning rate.")
+    weight_decay: float = Field(1e-3, ge=0, description="AdamW weight decay.")
+    warmup: Fraction = Field(0.05, description="Share of the steps with a rising learning rate.")
+    clip_norm: float = Field(1.0, gt=0, description="Gradient norm above which it is clipped.")
+    shift_pixels: int = Field(2, ge=0, description="Augmentation: largest shift in x and y.")
+    ranks: int = Field(
+        1, ge=1, le=1024, description="Processes to train with, one GPU each where there are."
+    )
+    save_every_s: float = Field(
+        60.0, gt=0, description="Seconds between saved training states.",
+        json_schema_extra=_NO_OUTPUT,
+    )
+
+
+class InferConfig(TargetsConfig):
+    """`infer`: score stamps, or tiles straight away."""
+
+    inputs: Listed[InputPath] = Field(
+        (), description="Cutout or mock folders, shards, or FITS tiles.",
+        json_schema_extra=_POSITIONAL,
+    )
+    model: InputPath | None = Field(
+        None, description="Model file, or the folder `train` wrote.", json_schema_extra=_INPUT
+    )
+    splits: Listed[Literal["train", "val", "test"]] = Field(
+        ("test",), description="Splits of labelled shards to score."
+    )
+    views: Literal[1, 8] = Field(1, description="Average over 8 flips and rotations, or not.")
+    batch_size: int = Field(
+        256, ge=1, description="Stamps in a forward pass.", json_schema_extra=_NO_OUTPUT
+    )
+    candidates: int = Field(
+        2000, ge=0, description="Best-ranked stamps kept in candidates.h5.",
+        json_schema_extra=_NO_OUTPUT,
+    )
+
+
+class ReportConfig(Section):
+    """`report`: scores to thresholds, candidates and a page."""
+
+    scores: Listed[InputPath] = Field(
+        (), description="Score folders with labels (mocks).", json_schema_extra=_POSITIONAL
+    )
+    sky: InputPath | None = Field(
+        None, description="Score folder of the unlabelled sky, to take candidates from.",
+        json_schema_extra=_INPUT,
+    )
+    known: InputPath | None = Field(
+        None, description="Catalogue of known lenses, for recall and ranks.",
+        json_schema_extra=_INPUT,
+    )
+    fpr: Listed[Annotated[float, Field(gt=0, lt=1)]] = Field(
+        (1e-2, 1e-3, 1e-4), description="False-positive rates to set thresholds for."
+    )
+    prevalence: Annotated[float, Field(gt=0, lt=1)] = Field(
+        1e-4, description="Share of lenses among the targets, for the purity."
+    )
+    name_prefix: str = Field(
+        "LF", pattern=r"^[A-Za-z0-9 _-]{0,16}$", description="Prefix of candidates' names."
+    )
+
+
+class Config(Section):
+    """A whole pipeline file."""
+
+    run: RunConfig = RunConfig()
+    cutout: CutoutConfig = CutoutConfig()
+    simulate: SimulateConfig = SimulateConfig()
+    train: TrainConfig = TrainConfig()
+    infer: InferConfig = InferConfig()
+    report: ReportConfig = ReportConfig()
+
+
+STAGES = ("cutout", "simulate", "train", "infer", "report")
+
+
+def load(
+    file: Path | None = None,
+    sets: Sequence[str] = (),
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Config:
+    """Put a configuration together and check all of it.
+
+    Parameters
+    ----------
+    file : Path, optional
+        TOML file.
+    sets : sequence of str
+        ``section.key=value`` each, the value as in TOML (bare text is taken as text).
+    options : mapping of section to {key: value}
+        What the command line gave; wins over the rest.
+
+    Raises
+    ------
+    RequestError
+        Naming every wrong value and every unknown key with the nearest known one.
+    """
+    given: dict[str, Any] = _read(file) if file is not None else {}
+    unknown = [key for key in given if key not in Config.model_fields]
+    problems = [
+        f"[{key}]: unknown section; expected {nearest(key, Config.model_fields)}" for key in unknown
+    ]
+    tables = {key: given[key] for key in given if key not in unknown}
+    for text in sets:
+        section, key, value = _parse_set(text)
+        tables.setdefault(section, {})
+        if isinstance(tables[section], dict):
+            tables[section] = {**tables[section], key: value}
+    sections: dict[str, Section] = {}
+    base = file.parent if file is not None else None
+    for name, field in Config.model_fields.items():
+        model = field.annotation
+        assert model is not None and issubclass(model, Section)
+        table = tables.get(name, {})
+        if not isinstance(table, dict):
+            problems.append(f"[{name}]: expected a table")
+            continue
+        try:
+            from_file = model.model_validate(table, context={"base": base})
+            merged = from_file.model_copy()
+            chosen = (options or {}).get(name)
+            if chosen:
+                kept = {key: getattr(from_file, key) for key in from_file.model_fields_set}
+                merged = model.model_validate({**kept, **chosen})
+            sections[name] = merged
+        except ValidationError as error:
+            problems += [_describe(name, model, item) for item in error.errors()]
+    if problems:
+        where = f"{file}: " if file is not None else ""
+        raise RequestError(
+            f"{where}{len(problems)} problem{'s' if len(problems) > 1 else ''} in the request\n  "
+            + "\n  ".join(problems)
+        )
+    return Config.model_construct(**sections)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RequestError(f"no such file: {file}", "a TOML configuration") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise RequestError(f"{file} can't be read as TOML: {error}") from error
+
+
+def _parse_set(text: str) -> tuple[str, str, Any]:
+    name, equals, value = text.partition("=")
+    section, dot, key = name.strip().partition(".")
+    if not (equals and dot and key):
+        raise RequestError(f"--set {text}", "section.key=value, such as train.epochs=5")
+    if section not in Config.model_fields:
+        raise RequestError(
+            f"--set {text}: unknown section '{section}'", nearest(section, Config.model_fields)
+        )
+    try:
+        return section, key, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return section, key, value.strip()
+
+
+def _describe(section: str, model: type[Section], item: Any) -> str:
+    where = ".".join([section, *(str(part) for part in item["loc"])])
+    if item["type"] == "extra_forbidden":
+        return f"{where}: unknown key; expected {nearest(str(item['loc'][-1]), model.model_fields)}"
+    message = str(item["msg"]).removeprefix("Value error, ")
+    return f"{where}: {message}" + (
+        f" (got {item['input']!r})" if item["loc"] and not isinstance(item["input"], dict) else ""
+    )

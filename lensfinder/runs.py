@@ -1,0 +1,567 @@
+"""The run folder: units of work, fingerprints, the commit protocol, the ledger, status.
+
+A folder that a stage writes looks like this::
+
+    run.json          command, resolved configuration, versions, seed
+    products/         one file per unit; a file under its final name is complete
+    targets/          what was detected, one file per tile (cutout and infer)
+    failures/         one JSON file per unit that failed, gone when it succeeds
+    index.json        every product with rows and sha256, written by finish
+    ledger.parquet    the outcome of every target, written by finish
+
+A stage is a module with ``plan``, ``do``, ``prove``, ``finish`` and ``made_from``; `execute`
+drives it and is the only code that decides what to do again.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import importlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from types import FrameType, ModuleType
+from typing import Any
+
+from lensfinder import __version__, schema
+from lensfinder.config import Config, Section
+from lensfinder.errors import DiskError, Interrupted, MismatchError, RequestError
+from lensfinder.progress import Progress
+
+INDEX = "index.json"
+LEDGER = "ledger.parquet"
+RUN = "run.json"
+_TEMPORARY_SUFFIX = ".tmp"
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One piece of work with one product. Only paths, numbers and text: it travels to workers.
+
+    Attributes
+    ----------
+    stage : str
+        Stage whose ``do`` makes the product.
+    name : str
+        Unique within the run, and a file name.
+    product : Path
+        Where the product goes.
+    ingredients : dict
+        All that decides the product's content; its hash is the fingerprint.
+    task : dict
+        What ``do`` needs to know beside that: paths, positions of things.
+    planned : int
+        Targets in the unit.
+    """
+
+    stage: str
+    name: str
+    product: Path
+    ingredients: Mapping[str, Any]
+    task: Mapping[str, Any] = field(default_factory=dict)
+    planned: int = 0
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(self.ingredients)
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What a unit's product holds, counted by outcome."""
+
+    planned: int
+    ok: int
+    flagged: int = 0
+    rejected: int = 0
+
+    @property
+    def closed(self) -> bool:
+        return self.planned == self.ok + self.flagged + self.rejected
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a unit has no product.
+
+    Attributes
+    ----------
+    reason : str
+        Reason code for the ledger.
+    message : str
+        The sentence for the user.
+    exit_code : int
+        What the command exits with if this is its only unit.
+    traceback : str
+        Empty unless it is a bug.
+    """
+
+    reason: str
+    message: str
+    exit_code: int
+    traceback: str = ""
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How to run, as opposed to what: nothing here changes a product."""
+
+    engine: str = "local"
+    workers: int = 0
+    part: tuple[int, int] = (1, 1)
+    finish_only: bool = False
+    force: bool = False
+    dry_run: bool = False
+    verbosity: int = 0
+    command: str = ""
+
+
+@dataclass
+class Summary:
+    """What a stage's ``finish`` says: counts, lines for a person, and the exit code."""
+
+    stage: str
+    folder: Path
+    counts: dict[str, int] = field(default_factory=dict)
+    lines: list[str] = field(default_factory=list)
+    failures: dict[str, Failure] = field(default_factory=dict)
+    exit_code: int = 0
+    reused: int = 0
+    done: int = 0
+
+
+def fingerprint(ingredients: Mapping[str, Any]) -> str:
+    """Hash `ingredients` (anything JSON can hold) independently of the order of its keys."""
+    canonical = json.dumps(ingredients, sort_keys=True, separators=(",", ":"), allow_nan=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def ingredients(
+    stage: str, algorithm: int, config: Section | Mapping[str, Any], **inputs: Any
+) -> dict[str, Any]:
+    """Assemble what decides a product: the stage's algorithm version, its keys and its inputs."""
+    keys = config.fingerprint() if isinstance(config, Section) else dict(config)
+    return {
+        "stage": stage,
+        "algorithm": algorithm,
+        "schema": schema.SCHEMA_VERSION,
+        stage: keys,
+        **inputs,
+    }
+
+
+def provenance(config: Config, section: str, command: str) -> dict[str, Any]:
+    """Describe how a product came about; stored beside the fingerprint, never compared."""
+    packages = ("numpy", "astropy", "photutils", "h5py", "torch", "pyarrow", "scikit-learn")
+    return {
+        "command": command,
+        "config": {
+            "run": config.run.model_dump(mode="json"),
+            section: getattr(config, section).model_dump(mode="json"),
+        },
+        "versions": {
+            "lensfinder": __version__,
+            "python": sys.version.split()[0],
+            **{name: metadata.version(name) for name in packages},
+        },
+        "seed": config.run.seed,
+    }
+
+
+class Run:
+    """A stage at work in its folder."""
+
+    def __init__(self, folder: Path, stage: str, config: Config, execution: Execution) -> None:
+        self.folder = folder
+        self.stage = stage
+        self.config = config
+        self.execution = execution
+        self.units: list[Unit] = []
+        self.failures: dict[str, Failure] = {}
+        self.notices: list[str] = []
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        return provenance(self.config, self.stage, self.execution.command)
+
+    def product(self, name: str) -> Path:
+        """Where the product `name` (with its suffix) goes."""
+        return self.folder / "products" / name
+
+    def share(self, items: Sequence[Any]) -> list[Any]:
+        """Take the share of `items` that ``--part K/N`` asks for; all of them without it."""
+        part, parts = self.execution.part
+        return list(items[part - 1 :: parts])
+
+    def progress(self, title: str, total: int, unit: str) -> Progress:
+        return Progress(title, total, unit, quiet=self.execution.verbosity < 0)
+
+    def begin(self) -> None:
+        write_json(self.folder / RUN, {"stage": self.stage, **self.provenance})
+
+    # -- what is left to do -------------------------------------------------------------
+
+    def pending(self, units: Sequence[Unit], module: ModuleType) -> list[Unit]:
+        """Return the units without a proven product.
+
+        Raises
+        ------
+        MismatchError
+            Where a product was made from something else and ``--force`` was not given.
+        """
+        left, differing = [], []
+        for unit in units:
+            if not unit.product.exists():
+                left.append(unit)
+                continue
+            stored = module.made_from(unit.product)
+            if stored is None:
+                self.notices.append(f"{unit.product.name} is damaged and is made again")
+                left.append(unit)
+            elif fingerprint(stored) != unit.fingerprint:
+                differing.append((unit, stored))
+            elif module.prove(unit) is None:
+                self.notices.append(f"{unit.product.name} is incomplete and is made again")
+                left.append(unit)
+        if differing and not self.execution.force:
+            unit, stored = differing[0]
+            more = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
+            raise MismatchError(
+                f"{unit.product}{more} was made from something else: "
+                + "; ".join(differences(stored, unit.ingredients)),
+                remedy="Choose another output folder with -o, or --force to make it again.",
+            )
+        return left + [unit for unit, _ in differing]
+
+    # -- failures -----------------------------------------------------------------------
+
+    def record(self, unit: Unit, failure: Failure | None) -> None:
+        """Keep a unit's failure on disk, or forget it once the unit is done."""
+        path = self.folder / "failures" / f"{unit.name}.json"
+        if failure is None:
+            self.failures.pop(unit.name, None)
+            path.unlink(missing_ok=True)
+            return
+        self.failures[unit.name] = failure
+        write_json(path, {"unit": unit.name, "fingerprint": unit.fingerprint, **vars(failure)})
+
+    def recorded_failure(self, unit: Unit) -> Failure:
+        """Return why `unit` has no product, as far as anybody knows."""
+        if unit.name in self.failures:
+            return self.failures[unit.name]
+        path = self.folder / "failures" / f"{unit.name}.json"
+        try:
+            stored = json.loads(path.read_text())
+        except (OSError, json.JSONDecodeError):
+            return Failure("not_done", f"{unit.name} was not attempted", 3)
+        return Failure(**{key: stored[key] for key in Failure.__dataclass_fields__})
+
+
+def execute(stage: str, config: Config, folder: Path, execution: Execution) -> Summary:
+    """Run one stage: plan, do what is not proven, finish.
+
+    Raises
+    ------
+    LensfinderError
+        Whatever makes the whole request impossible. A unit that fails does not raise; it stands
+        in the summary.
+    """
+    from lensfinder import parallel
+
+    module = importlib.import_module(f"lensfinder.{stage}.stage")
+    run = Run(folder, stage, config, execution)
+    done = reused = 0
+    if not execution.dry_run:
+        make_folder(folder)
+        run.begin()
+    for wave in module.plan(config, run):
+        left = run.pending(wave, module)
+        reused += len(wave) - len(left)
+        for unit in wave:
+            if unit not in left:
+                run.record(unit, None)
+        if execution.dry_run:
+            return Summary(
+                stage, folder, {"units": len(wave), "to_do": len(left)},
+                [f"{stage}: {len(left)} of {len(wave)} units to do"],
+            )
+        if execution.finish_only:
+            continue
+        for unit, result in parallel.run(left, run):
+            run.record(unit, result if isinstance(result, Failure) else None)
+            done += not isinstance(result, Failure)
+    summary: Summary = module.finish(run)
+    summary.done, summary.reused = done, reused
+    summary.lines = [*run.notices, *summary.lines]
+    summary.failures = dict(run.failures)
+    summary.exit_code = _exit_code(run)
+    return summary
+
+
+def _exit_code(run: Run) -> int:
+    codes = [failure.exit_code for failure in run.failures.values()]
+    if not codes:
+        return 0
+    if 1 in codes:
+        return 1
+    return (2 if codes[0] == 3 else codes[0]) if len(run.units) == 1 else 3
+
+
+def close_ledger(
+    run: Run,
+    module: ModuleType,
+    outcomes: Callable[[Unit], Mapping[str, Sequence[str]]] | None = None,
+    planned_ids: Callable[[Unit], Sequence[str]] | None = None,
+) -> dict[str, int]:
+    """Write index and ledger, and assert that no target is unaccounted for.
+
+    Parameters
+    ----------
+    run : Run
+        With `run.units` complete.
+    module : module
+        The stage, for its ``prove``.
+    outcomes : callable, optional
+        Reads ``id``, ``outcome`` and ``reason`` of every target back from a unit's product.
+    planned_ids : callable, optional
+        The ids of a unit that has no product.
+
+    Returns
+    -------
+    dict
+        planned, ok, flagged, rejected, failed.
+
+    Raises
+    ------
+    AssertionError
+        If planned differs from the sum of the outcomes: a bug.
+    """
+    from lensfinder import tables
+
+    counts = dict.fromkeys(("planned", *schema.OUTCOMES), 0)
+    entries, ledger = [], {name: [] for name in ("id", "unit", "outcome", "reason")}
+    for unit in run.units:
+        receipt = module.prove(unit) if unit.product.exists() else None
+        counts["planned"] += unit.planned
+        if receipt is None:
+            failure = run.recorded_failure(unit)
+            run.failures.setdefault(unit.name, failure)
+            counts["failed"] += unit.planned
+            ids = list(planned_ids(unit)) if planned_ids else []
+            rows = {"id": ids, "outcome": ["failed"] * len(ids), "reason": [failure.reason] * len(ids)}
+        else:
+            for name in ("ok", "flagged", "rejected"):
+                counts[name] += getattr(receipt, name)
+            entries.append(
+                {
+                    "unit": unit.name,
+                    "stage": unit.stage,
+                    "product": unit.product.relative_to(run.folder).as_posix(),
+                    "fingerprint": unit.fingerprint,
+                    "bytes": unit.product.stat().st_size,
+                    "sha256": sha256_of(unit.product),
+                    **vars(receipt),
+                }
+            )
+            rows = outcomes(unit) if outcomes else {"id": [], "outcome": [], "reason": []}
+        for name, values in rows.items():
+            ledger[name].extend(values)
+        ledger["unit"].extend([unit.name] * len(rows["id"]))
+    total = sum(counts[name] for name in schema.OUTCOMES)
+    assert counts["planned"] == total, f"{counts['planned']} targets planned, {total} accounted for"
+    write_json(run.folder / INDEX, {"stage": run.stage, "counts": counts, "products": entries})
+    tables.write_columns(run.folder / LEDGER, ledger)
+    return counts
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """Read a finished run's index.
+
+    Raises
+    ------
+    RequestError
+        If `folder` is no run folder, or its stage has not finished.
+    """
+    try:
+        index: dict[str, Any] = json.loads((folder / INDEX).read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        stage = "a stage" if not (folder / RUN).exists() else "the stage that began there"
+        raise RequestError(
+            f"{folder} holds no {INDEX}", f"a folder that {stage} has finished",
+            "Run the command that writes it, or see `lensfinder status`.",
+        ) from None
+    except (OSError, json.JSONDecodeError) as error:
+        raise RequestError(f"{folder / INDEX} can't be read: {error}") from error
+    return index
+
+
+def products_of(folder: Path, stage: str | None = None) -> list[Path]:
+    """List the products that stand in a run's index, in order."""
+    index = read_index(folder)
+    if stage is not None and index["stage"] != stage:
+        raise RequestError(f"{folder} was written by {index['stage']}", f"a folder of {stage}")
+    return [folder / entry["product"] for entry in index["products"]]
+
+
+# -- the commit protocol ----------------------------------------------------------------------
+
+
+@contextmanager
+def commit(path: Path, check: Callable[[Path], object] | None = None) -> Iterator[Path]:
+    """Give a temporary path to write to, and put the file under its final name only if complete.
+
+    Write → close → `check` (reopen and look) → fsync → rename → fsync of the folder. A kill at
+    any instant leaves either the whole file or a temporary one, which `clean` sweeps.
+
+    Raises
+    ------
+    DiskError
+        If the disk is full or not writable.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}{_TEMPORARY_SUFFIX}")
+    try:
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            if check is not None:
+                check(temporary)
+            _fsync(temporary)
+            os.replace(temporary, path)
+            _fsync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn what the operating system says of a full or unwritable disk into a `DiskError`."""
+    disk = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+    try:
+        yield
+    except OSError as error:
+        # h5py carries the cause in the text alone.
+        if error.errno in disk or "No space left" in str(error):
+            cause = os.strerror(error.errno) if error.errno else "no space left on the device"
+            raise DiskError(
+                f"{path} can't be written: {cause}",
+                remedy="Free some space or choose another folder, then run the same command.",
+            ) from error
+        raise
+
+
+def need_space(path: Path, bytes_needed: int) -> None:
+    """Raise `DiskError` before writing what can't fit (h5py may crash on a full disk)."""
+    folder = path.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if free < bytes_needed:
+        raise DiskError(
+            f"{path} needs {bytes_needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free",
+            remedy="Free some space or choose another folder, then run the same command.",
+        )
+
+
+def make_folder(folder: Path) -> None:
+    """Make `folder`, or say in a sentence why not."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise RequestError(f"{folder} is a file", "a folder to write to") from None
+    except OSError as error:
+        raise DiskError(f"{folder} can't be made: {error.strerror}") from error
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write `content` by the commit protocol."""
+    with commit(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any], most: int = 4) -> list[str]:
+    """Name what differs between two ingredient lists, innermost key first: ``size: 101 → 65``."""
+    found: list[str] = []
+
+    def walk(old: Any, new: Any, where: str) -> None:
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            for key in sorted({*old, *new}):
+                walk(old.get(key), new.get(key), f"{where}.{key}" if where else str(key))
+        elif old != new:
+            found.append(f"{where}: {_short(old)} → {_short(new)}")
+
+    walk(stored, json.loads(json.dumps(wanted)), "")
+    return found[:most] + ([f"… {len(found) - most} more"] if len(found) > most else [])
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else text[:36] + "…" + text[-1]
+
+
+def orphans(folder: Path) -> list[Path]:
+    """Temporary files that killed writers left behind."""
+    return sorted(folder.rglob(f".*{_TEMPORARY_SUFFIX}"))
+
+
+# -- signals ----------------------------------------------------------------------------------
+
+
+class Stop:
+    """Whether somebody asked the process to stop, and how."""
+
+    def __init__(self) -> None:
+        self.requested = ""
+
+    def check(self) -> None:
+        """Raise `Interrupted` if a signal came."""
+        if self.requested:
+            raise Interrupted(
+                f"stopped by {self.requested}", remedy="Run the same command to go on."
+            )
+
+
+@contextmanager
+def listen(*, at_once: bool) -> Iterator[Stop]:
+    """Listen to SIGINT, SIGTERM and SIGUSR1.
+
+    Parameters
+    ----------
+    at_once : bool
+        Raise `Interrupted` where the signal strikes (every product is committed whole, so that
+        is safe), or only note it until somebody calls `Stop.check` at a good moment.
+    """
+    stop = Stop()
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        stop.requested = signal.Signals(number).name
+        if at_once:
+            stop.check()
+
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    before = {number: signal.signal(number, handle) for number in signals}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,139 @@
+"""The contract: names, types, shapes and units of everything that passes between stages.
+
+Stages meet in files, and these are the files. Columns that depend on the bands are written
+with ``<band>``; a concrete column such as ``mag_r`` matches its pattern.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+SCHEMA_VERSION = 1
+
+# Fluxes are nanojansky everywhere: m_AB = 31.4 - 2.5 log10(flux / nJy).
+AB_ZERO_POINT_NJY = 31.4
+
+# Bits of a shard's `mask`; 0 is a good pixel.
+MASK_NO_DATA = 1
+MASK_SATURATED = 2
+MASK_BAD = 4
+
+# `label`
+LENS, NOT_LENS, UNKNOWN = 1, 0, -1
+
+# `outcome`: each target ends as exactly one of these.
+OK, FLAGGED, REJECTED, FAILED = "ok", "flagged", "rejected", "failed"
+OUTCOMES = (OK, FLAGGED, REJECTED, FAILED)
+
+SPLITS = ("train", "val", "test")
+
+# `flags`: bits that travel from shard to scores.
+FLAG_EDGE = 1  # part of the stamp lies outside the tile
+FLAG_MASKED = 2  # more than a tenth of the stamp's pixels are masked in some band
+FLAG_SATURATED = 4  # a saturated pixel within the central 2 arcsec
+FLAG_SEEN_IN_TRAINING = 8  # within 1 arcsec of an object that trained the model
+FLAG_ADAPTED = 16  # pixels were resampled to fit the model
+FLAG_NAMES = {
+    FLAG_EDGE: "edge",
+    FLAG_MASKED: "masked",
+    FLAG_SATURATED: "saturated",
+    FLAG_SEEN_IN_TRAINING: "seen_in_training",
+    FLAG_ADAPTED: "adapted",
+}
+
+MAX_ID_BYTES = 64
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a catalogue: its type, unit and meaning."""
+
+    name: str
+    dtype: str  # a numpy type, or "str"
+    unit: str
+    meaning: str
+
+    @property
+    def pattern(self) -> re.Pattern[str]:
+        return re.compile(re.escape(self.name).replace("<band>", r"[A-Za-z0-9]+"))
+
+
+CATALOG_COLUMNS = (
+    Column("id", "str", "", "name of the object, any printable text up to 64 bytes"),
+    Column("ra", "float64", "deg", "right ascension, ICRS; NaN for a modelled host"),
+    Column("dec", "float64", "deg", "declination, ICRS; NaN for a modelled host"),
+    Column("tile", "str", "", "tile the pixels came from"),
+    Column("x", "float64", "pix", "position in the tile, 0-based"),
+    Column("y", "float64", "pix", "position in the tile, 0-based"),
+    Column("dx", "float32", "pix", "target minus centre of the central pixel"),
+    Column("dy", "float32", "pix", "target minus centre of the central pixel"),
+    Column("mag_<band>", "float32", "mag", "AB magnitude"),
+    Column("psf_fwhm_<band>_arcsec", "float32", "arcsec", "FWHM of the PSF as observed"),
+    Column("flags", "int32", "", "bits, see schema.FLAG_NAMES"),
+    Column("label", "int8", "", "1 lens, 0 not a lens, -1 unknown"),
+    Column("kind", "str", "", "lens, or the kind of negative; empty for the sky"),
+    Column("split", "str", "", "train, val or test; empty for the sky"),
+    Column("host_id", "str", "", "host galaxy; never shared between splits"),
+    Column("source_id", "str", "", "background source; never shared between splits"),
+)
+
+# What every shard must hold; the others are optional.
+REQUIRED_COLUMNS = (
+    "id ra dec tile x y dx dy flags label kind split host_id source_id".split()
+)
+
+TRUTH_COLUMNS = (
+    Column("theta_e_arcsec", "float32", "arcsec", "Einstein radius, circularised"),
+    Column("z_lens", "float32", "", "redshift of the lens"),
+    Column("z_source", "float32", "", "redshift of the source"),
+    Column("source_snr", "float32", "", "sqrt(sum s^2/sigma^2) of the lensed source, reference band"),
+)
+
+SCORE_COLUMNS = (
+    Column("logit", "float32", "", "network output; thresholds and ranks use it"),
+    Column("score", "float32", "", "probability calibrated at the training prevalence"),
+    Column("outcome", "str", "", "ok, flagged or rejected"),
+    Column("reason", "str", "", "why an object was flagged or rejected"),
+    Column("model_id", "str", "", "sha256 of the model that scored it"),
+)
+
+LEDGER_COLUMNS = (
+    Column("id", "str", "", "name of the object"),
+    Column("unit", "str", "", "unit of work it belonged to"),
+    Column("outcome", "str", "", "ok, flagged, rejected or failed"),
+    Column("reason", "str", "", "reason code; empty when ok"),
+)
+
+_ALL_COLUMNS = CATALOG_COLUMNS + TRUTH_COLUMNS + SCORE_COLUMNS
+
+
+def column(name: str) -> Column | None:
+    """Find the contract's column that `name` stands for, or None for an extra one."""
+    return next((c for c in _ALL_COLUMNS if c.pattern.fullmatch(name)), None)
+
+
+def unit_of(name: str) -> str:
+    """Return the unit of a column: the contract's, or the suffix of an extra column's name."""
+    known = column(name)
+    if known is not None:
+        return known.unit
+    suffix = name.rsplit("_", 1)[-1]
+    return {"arcsec": "arcsec", "deg": "deg", "njy": "nJy", "kms": "km/s"}.get(suffix, "")
+
+
+def empty_value(name: str) -> object:
+    """Return what stands in a column of the contract where a product has nothing to say."""
+    known = column(name)
+    if known is None or known.dtype == "str":
+        return ""
+    if name == "label":
+        return UNKNOWN
+    return np.nan if known.dtype.startswith("float") else 0
+
+
+def flag_names(flags: int) -> list[str]:
+    """Spell out the bits of `flags`."""
+    return [name for bit, name in FLAG_NAMES.items() if flags & bit]

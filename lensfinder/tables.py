@@ -1,0 +1,269 @@
+"""Catalogues in, tables out.
+
+Columns are plain ``{name: array}`` mappings, as in a shard's catalogue. The only user of
+pyarrow, and of astropy's table readers.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lensfinder import schema
+from lensfinder.errors import RequestError
+from lensfinder.runs import commit
+
+Columns = dict[str, NDArray[Any]]
+
+# Usual names of a column, compared without case, units in brackets and punctuation.
+_USUAL_NAMES = {
+    "id": ("id", "name", "objid", "objectid", "sourceid", "objname", "coaddobjectid", "number"),
+    "ra": ("ra", "radeg", "raj2000", "alphaj2000", "raicrs", "rightascension", "alpha"),
+    "dec": ("dec", "decdeg", "decj2000", "dej2000", "deltaj2000", "deicrs", "declination", "delta"),
+}
+_MAGNITUDE = re.compile(r"(?:mag|magauto|maggaap|modelmag)[_-]?([a-z]|vis)$", re.IGNORECASE)
+
+
+def read_catalog(path: Path, columns: Mapping[str, str] | None = None) -> Columns:
+    """Read a catalogue of positions.
+
+    Parameters
+    ----------
+    path : Path
+        CSV, ECSV, FITS, VOTable or Parquet, told by its suffix.
+    columns : mapping, optional
+        ``{"ra": "RAdeg"}``: columns under unusual names.
+
+    Returns
+    -------
+    dict
+        ``id`` (text), ``ra``, ``dec`` (deg), and every ``mag_<band>`` found.
+
+    Raises
+    ------
+    RequestError
+        If the file can't be read, has no positions, or a row can't be used; with the row number,
+        counted from 1.
+    """
+    raw = _read_any(path)
+    found = {name: _find(path, raw, name, columns or {}) for name in ("id", "ra", "dec")}
+    catalog: Columns = {"id": np.array([_text(value) for value in raw[found["id"]]], dtype=object)}
+    for name in ("ra", "dec"):
+        catalog[name] = _numbers(path, raw, found[name])
+    for column in raw:
+        match = _MAGNITUDE.search(column)
+        if match:
+            catalog[f"mag_{match[1]}"] = _numbers(path, raw, column).astype(np.float32)
+    for name, column in (columns or {}).items():
+        if name.startswith("mag_"):
+            if column not in raw:
+                raise RequestError(f"{path} has no column '{column}'", f"one of {sorted(raw)}")
+            catalog[name] = _numbers(path, raw, column).astype(np.float32)
+    _check_rows(path, catalog)
+    return catalog
+
+
+def _read_any(path: Path) -> dict[str, NDArray[Any]]:
+    if not path.is_file():
+        raise RequestError(f"no such catalogue: {path}", "a CSV, ECSV, FITS, VOTable or Parquet file")
+    suffix = path.suffix.lower()
+    try:
+        if suffix == ".csv":
+            from pyarrow import csv
+
+            table = csv.read_csv(path)
+            return {name: table[name].to_numpy() for name in table.column_names}
+        if suffix == ".parquet":
+            return read_columns(path)
+        from astropy.table import Table
+
+        formats = {".ecsv": "ascii.ecsv", ".vot": "votable", ".xml": "votable"}
+        fits = {".fits": "fits", ".fit": "fits", ".gz": "fits"}
+        if suffix not in formats | fits:
+            raise RequestError(
+                f"{path}: unknown kind of catalogue", ".csv, .ecsv, .fits, .vot or .parquet"
+            )
+        loaded = Table.read(path, format=(formats | fits)[suffix])
+        return {name: np.asarray(loaded[name]) for name in loaded.colnames}
+    except (OSError, ValueError, TypeError, IndexError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise RequestError(f"{path} can't be read as a catalogue: {reason}") from error
+
+
+def _key(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", re.sub(r"\[.*?\]", "", name.lower()))
+
+
+def _find(path: Path, raw: Mapping[str, Any], name: str, columns: Mapping[str, str]) -> str:
+    if name in columns:
+        if columns[name] not in raw:
+            raise RequestError(
+                f"{path} has no column '{columns[name]}' (asked for as {name})",
+                f"one of {sorted(raw)}",
+            )
+        return columns[name]
+    keys = {_key(column): column for column in reversed(list(raw))}
+    for usual in _USUAL_NAMES[name]:
+        if usual in keys:
+            return keys[usual]
+    raise RequestError(
+        f"{path} has no column for {name}: it has {sorted(raw)}",
+        f"one named like {', '.join(_USUAL_NAMES[name][:4])}",
+        f"Name it in the configuration: columns = {{ {name} = '…' }}.",
+    )
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def _numbers(path: Path, raw: Mapping[str, NDArray[Any]], column: str) -> NDArray[np.float64]:
+    try:
+        return raw[column].astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise RequestError(f"{path}: column '{column}' is not numeric: {error}") from error
+
+
+def _check_rows(path: Path, catalog: Columns) -> None:
+    ids, ra, dec = catalog["id"], catalog["ra"], catalog["dec"]
+
+    def refuse(bad: NDArray[np.bool_], what: str, expected: str) -> None:
+        if bad.any():
+            row = int(np.flatnonzero(bad)[0])
+            more = f" (and {int(bad.sum()) - 1} more rows)" if bad.sum() > 1 else ""
+            raise RequestError(f"{path}, row {row + 1}: {what.format(row)}{more}", expected)
+
+    refuse(~np.isfinite(ra) | (ra < 0) | (ra > 360), "RA is not within 0–360", "degrees")
+    refuse(~np.isfinite(dec) | (abs(dec) > 90), "Dec is not within ±90", "degrees")
+    long = np.array([len(name.encode()) > schema.MAX_ID_BYTES for name in ids], dtype=bool)
+    refuse(long, "the id is too long", f"at most {schema.MAX_ID_BYTES} bytes")
+    unprintable = np.array([not name or not name.isprintable() for name in ids], dtype=bool)
+    refuse(unprintable, "the id is empty or holds control characters", "printable text")
+    _, first, counts = np.unique(ids.astype(str), return_index=True, return_counts=True)
+    twice = np.ones(len(ids), dtype=bool)
+    twice[first] = False
+    if counts.max(initial=1) > 1:
+        refuse(twice, "the id stands there twice", "unique ids")
+
+
+def write_columns(
+    path: Path,
+    columns: Mapping[str, Sequence[Any] | NDArray[Any]],
+    metadata: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a Parquet file by the commit protocol, units and meanings with each column.
+
+    Parameters
+    ----------
+    path : Path
+        Final name, ending in ``.parquet``.
+    columns : mapping of name to values of one length
+        Types follow `schema`; NaN in ``logit`` and ``score`` becomes null.
+    metadata : mapping, optional
+        Anything JSON can hold; stands under the key ``lensfinder``.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    arrays, fields = [], []
+    for name, values in columns.items():
+        known = schema.column(name)
+        array = np.asarray(values, dtype=object if known and known.dtype == "str" else None)
+        if known is not None and known.dtype == "str" or array.dtype.kind in "OU":
+            column = pa.array([str(value) for value in array], pa.string())
+        else:
+            typed = array.astype(known.dtype) if known is not None else array
+            column = pa.array(typed, from_pandas=name in ("logit", "score"))
+        meaning = known.meaning if known else ""
+        arrays.append(column)
+        fields.append(
+            pa.field(name, column.type, metadata={"unit": schema.unit_of(name), "meaning": meaning})
+        )
+    table = pa.Table.from_arrays(
+        arrays, schema=pa.schema(fields, metadata={"lensfinder": json.dumps(metadata or {})})
+    )
+    rows = table.num_rows
+
+    def check(temporary: Path) -> None:
+        if parquet.read_metadata(temporary).num_rows != rows:
+            raise OSError(f"{path} came back with other than {rows} rows")
+
+    with commit(path, check=check) as temporary:
+        parquet.write_table(table, temporary)
+
+
+def read_columns(path: Path, names: Sequence[str] | None = None) -> Columns:
+    """Read columns of a Parquet file; null becomes NaN.
+
+    Raises
+    ------
+    RequestError
+        If the file is none or damaged.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        table = parquet.read_table(path, columns=list(names) if names is not None else None)
+    except FileNotFoundError:
+        raise RequestError(f"no such file: {path}", "a Parquet table") from None
+    except (OSError, pa.ArrowInvalid) as error:
+        raise RequestError(f"{path} can't be read as Parquet", "a whole table") from error
+    return {name: table[name].to_numpy() for name in table.column_names}
+
+
+def read_metadata(path: Path) -> dict[str, Any] | None:
+    """Return what `write_columns` was told, or None if the file can't be read."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        stored = parquet.read_schema(path).metadata or {}
+        content: dict[str, Any] = json.loads(stored.get(b"lensfinder", b"{}"))
+    except (OSError, pa.ArrowInvalid, json.JSONDecodeError):
+        return None
+    return content
+
+
+def rows_of(path: Path) -> int:
+    """Count the rows of a Parquet file."""
+    from pyarrow import parquet
+
+    return int(parquet.read_metadata(path).num_rows)
+
+
+def concatenate(parts: Sequence[Mapping[str, NDArray[Any]]]) -> Columns:
+    """Stack column sets; a column that one of them lacks is filled with the contract's empty value."""
+    names = list(dict.fromkeys(name for part in parts for name in part))
+    lengths = [len(next(iter(part.values()), ())) for part in parts]
+
+    def of(part: Mapping[str, NDArray[Any]], name: str, rows: int) -> NDArray[Any]:
+        if name in part:
+            return part[name]
+        filler = np.nan if schema.column(name) is None else schema.empty_value(name)
+        return np.full(rows, filler, dtype=object if isinstance(filler, str) else None)
+
+    return {
+        name: np.concatenate([of(part, name, rows) for part, rows in zip(parts, lengths, strict=True)])
+        for name in names
+    }
+
+
+def write_astropy(path: Path, columns: Mapping[str, NDArray[Any]], format: str) -> None:
+    """Write columns as ``fits`` or ``ascii.ecsv`` (or another of astropy's formats), with units."""
+    from astropy.table import Table
+
+    table = Table()
+    for name, values in columns.items():
+        text = values.dtype.kind == "O"
+        table[name] = values.astype(str) if text else values
+        if schema.unit_of(name):
+            table[name].unit = schema.unit_of(name)
+    with commit(path) as temporary:
+        table.write(temporary, format=format)
