@@ -1,0 +1,232 @@
+"""PixelTransform: from calibrated pixels to what a network sees, frozen into the model file.
+
+A stamp's transformed values depend on that stamp and on constants fitted once on the training
+split, never on the batch it came in. Bad pixels become zero, which stands for the sky level, and
+no NaN or infinity comes out, whatever went in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+import torch
+
+from lensfinder.errors import RequestError
+
+# Width of the frame whose pixels give a stamp's own background and noise, as a share of its side.
+BORDER_FRACTION = 0.07
+MAD_TO_SIGMA = 1.4826
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is chosen before fitting.
+
+    Parameters
+    ----------
+    background : {"none", "border"}
+        Whether the median of a frame of good pixels is subtracted, per stamp and band.
+    scale : {"sky", "set"}
+        The unit of a band: the median over stamps of the robust sky sigma, or the standard
+        deviation of all training pixels.
+    mean_image : bool
+        Subtract the training set's mean image.
+    clip : float
+        Largest absolute value, in units of the scale, before the stretch.
+    stretch : {"linear", "sqrt", "arcsinh"}
+        Odd functions that look like x / softening near zero.
+    softening : float
+        Where the stretch turns over, in units of the scale.
+    """
+
+    background: Literal["none", "border"]
+    scale: Literal["sky", "set"]
+    mean_image: bool
+    clip: float
+    stretch: Literal["linear", "sqrt", "arcsinh"]
+    softening: float
+
+
+RECIPES = {
+    # Sky sigma as the unit keeps colours, and the arcsinh keeps faint arcs beside bright cores.
+    "sky": Recipe("border", "sky", False, 5000.0, "arcsinh", 2.0),
+    # Lanusse et al. (2018), section 3.2: mean image, sigma of the set, clipped at 250 sigma.
+    "deeplens": Recipe("none", "set", True, 250.0, "linear", 1.0),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class PixelTransform:
+    """Pixels in nJy with their mask to the float input of a network.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        Choices made before fitting.
+    scale_njy_C : tuple of float
+        Unit of each band, nJy, > 0.
+    mean_njy_CHW : torch.Tensor or None
+        Mean training image, nJy; None where the recipe has none.
+    """
+
+    recipe: Recipe
+    scale_njy_C: tuple[float, ...]
+    mean_njy_CHW: torch.Tensor | None = None
+
+    @torch.no_grad()
+    def __call__(self, image_NCHW: torch.Tensor, mask_NCHW: torch.Tensor) -> torch.Tensor:
+        """Transform stamps.
+
+        Parameters
+        ----------
+        image_NCHW : torch.Tensor
+            Floating-point pixels, nJy, not stretched; the result has its precision and device.
+        mask_NCHW : torch.Tensor
+            uint8, 0 where a pixel is good.
+
+        Returns
+        -------
+        torch.Tensor
+            Same shape; finite; 0 at bad pixels and at the sky level.
+        """
+        recipe = self.recipe
+        good_NCHW = (mask_NCHW == 0) & torch.isfinite(image_NCHW)
+        x_NCHW = image_NCHW.clone()
+        if recipe.background == "border":
+            x_NCHW -= _border_median(image_NCHW, good_NCHW)[..., None, None]
+        if self.mean_njy_CHW is not None:
+            x_NCHW -= self.mean_njy_CHW.to(x_NCHW)
+        x_NCHW /= torch.tensor(self.scale_njy_C).to(x_NCHW)[:, None, None]
+        # Bad pixels first: clamp and the stretches would carry a NaN on.
+        x_NCHW.masked_fill_(~good_NCHW, 0.0).clamp_(-recipe.clip, recipe.clip)
+        return _stretch(x_NCHW, recipe)
+
+    @classmethod
+    def fit(
+        cls,
+        recipe: Recipe,
+        batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    ) -> PixelTransform:
+        """Fit scale and mean image in one pass over training stamps, or over a sample of them.
+
+        Parameters
+        ----------
+        recipe : Recipe
+            One of `RECIPES`.
+        batches : iterable of (image_NCHW, mask_NCHW)
+            Pixels in nJy and masks, at most a few hundred stamps at a time.
+
+        Raises
+        ------
+        RequestError
+            If a band has no good pixel, or no scatter, in all of the stamps.
+        """
+        moments = _Moments()
+        sigmas_NC: list[torch.Tensor] = []
+        for image_NCHW, mask_NCHW in batches:
+            good_NCHW = (mask_NCHW == 0) & torch.isfinite(image_NCHW)
+            if recipe.scale == "set":
+                moments.add(image_NCHW, good_NCHW)
+            else:
+                sigmas_NC.append(_border_sigma(image_NCHW, good_NCHW))
+        if recipe.scale == "set":
+            scale_C = moments.sigma_C()
+        elif sigmas_NC:
+            scale_C = torch.cat(sigmas_NC).double().nanmedian(dim=0).values
+        else:
+            scale_C = torch.zeros(0)
+        if len(scale_C) == 0 or not bool((torch.isfinite(scale_C) & (scale_C > 0)).all()):
+            raise RequestError(
+                f"the training stamps give no noise level in some band: {scale_C.tolist()} nJy",
+                "good pixels with some scatter in each band",
+                "Look at the stamps; `lensfinder cutout` masks pixels without data.",
+            )
+        mean_CHW = moments.mean_CHW().float() if recipe.mean_image else None
+        return cls(recipe, tuple(float(s) for s in scale_C), mean_CHW)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what is JSON; `arrays` holds the rest."""
+        choices = {field.name: getattr(self.recipe, field.name) for field in fields(Recipe)}
+        return {**choices, "scale_njy": list(self.scale_njy_C)}
+
+    def arrays(self) -> dict[str, torch.Tensor]:
+        """Return the fitted arrays by name; empty where the recipe has none."""
+        return {} if self.mean_njy_CHW is None else {"mean_njy_CHW": self.mean_njy_CHW}
+
+    @classmethod
+    def from_dict(
+        cls, choices: Mapping[str, Any], arrays: Mapping[str, torch.Tensor]
+    ) -> PixelTransform:
+        """Undo `to_dict` and `arrays`."""
+        recipe = Recipe(**{field.name: choices[field.name] for field in fields(Recipe)})
+        scale_njy_C = tuple(float(s) for s in choices["scale_njy"])
+        return cls(recipe, scale_njy_C, arrays.get("mean_njy_CHW"))
+
+
+def _stretch(x_NCHW: torch.Tensor, recipe: Recipe) -> torch.Tensor:
+    """Compress the range in place; odd, monotonic, slope 1 / softening at zero for all three."""
+    x_NCHW = x_NCHW.div_(recipe.softening)
+    if recipe.stretch == "arcsinh":
+        return x_NCHW.arcsinh_()
+    if recipe.stretch == "sqrt":
+        return 2 * torch.sign(x_NCHW) * (torch.sqrt(1 + x_NCHW.abs()) - 1)
+    return x_NCHW
+
+
+def _border(stamps_NCHW: torch.Tensor) -> torch.Tensor:
+    """Return the pixels of the stamps' frame, (N, C, pixels)."""
+    height, width = stamps_NCHW.shape[-2:]
+    thick = max(2, round(BORDER_FRACTION * min(height, width)))
+    inside = slice(thick, height - thick)
+    return torch.cat(
+        [
+            stamps_NCHW[..., :thick, :].flatten(2),
+            stamps_NCHW[..., height - thick :, :].flatten(2),
+            stamps_NCHW[..., inside, :thick].flatten(2),
+            stamps_NCHW[..., inside, width - thick :].flatten(2),
+        ],
+        dim=2,
+    )
+
+
+def _border_with_nan(image_NCHW: torch.Tensor, good_NCHW: torch.Tensor) -> torch.Tensor:
+    return torch.where(_border(good_NCHW), _border(image_NCHW), torch.nan)
+
+
+def _border_median(image_NCHW: torch.Tensor, good_NCHW: torch.Tensor) -> torch.Tensor:
+    """Median of the frame's good pixels (N, C); 0 where there is none."""
+    median_NC = _border_with_nan(image_NCHW, good_NCHW).nanmedian(dim=2).values
+    return median_NC.nan_to_num(nan=0.0)
+
+
+def _border_sigma(image_NCHW: torch.Tensor, good_NCHW: torch.Tensor) -> torch.Tensor:
+    """Standard deviation of the frame's good pixels by the MAD (N, C); NaN where none is good."""
+    frame_NCP = _border_with_nan(image_NCHW, good_NCHW)
+    median_NC1 = frame_NCP.nanmedian(dim=2, keepdim=True).values
+    return MAD_TO_SIGMA * (frame_NCP - median_NC1).abs().nanmedian(dim=2).values
+
+
+class _Moments:
+    """Sums for the mean image and the standard deviation of the set, in float64."""
+
+    def __init__(self) -> None:
+        self.count_CHW = self.sum_CHW = self.squares_CHW = torch.zeros(())
+
+    def add(self, image_NCHW: torch.Tensor, good_NCHW: torch.Tensor) -> None:
+        x_NCHW = torch.where(good_NCHW, image_NCHW, 0).double()
+        self.count_CHW = self.count_CHW + good_NCHW.sum(dim=0)
+        self.sum_CHW = self.sum_CHW + x_NCHW.sum(dim=0)
+        self.squares_CHW = self.squares_CHW + (x_NCHW**2).sum(dim=0)
+
+    def mean_CHW(self) -> torch.Tensor:
+        return self.sum_CHW / self.count_CHW.clamp(min=1)
+
+    def sigma_C(self) -> torch.Tensor:
+        """Standard deviation of a band's pixels about the mean image."""
+        if self.count_CHW.dim() == 0:
+            return torch.zeros(0)
+        about_mean_CHW = self.squares_CHW - self.count_CHW * self.mean_CHW() ** 2
+        total_C = self.count_CHW.sum(dim=(1, 2))
+        return (about_mean_CHW.sum(dim=(1, 2)).clamp(min=0) / total_C.clamp(min=1)).sqrt()
