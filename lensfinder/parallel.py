@@ -7,10 +7,12 @@ The only module that knows Dask. Workers are spawned, run one task at a time, an
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import traceback
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Self
 
 from lensfinder.errors import (
     DiskError,
@@ -18,7 +20,7 @@ from lensfinder.errors import (
     LensfinderError,
     UnitError,
 )
-from lensfinder.runs import Failure, Receipt, Run, Unit
+from lensfinder.runs import Failure, Receipt, Unit
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -67,78 +69,84 @@ def attempt(unit: Unit, threads_given: int) -> Receipt | Failure:
     return receipt
 
 
-def run(units: Sequence[Unit], context: Run) -> Iterator[tuple[Unit, Receipt | Failure]]:
-    """Do `units` with the engine that `context` asks for, yielding results as they come.
+class Engine:
+    """Does units one after the other here, or on Dask workers; a context manager.
+
+    A local cluster starts with the first units that need it and serves every later stage.
 
     Parameters
     ----------
-    units : sequence of Unit
-        Independent of each other.
-    context : Run
-        Gives the engine, the number of workers, and the progress display.
+    name : str
+        ``serial``, ``local``, or the address of a scheduler.
+    workers : int
+        Processes of a local cluster; 0 for one per core.
     """
-    engine = context.execution.engine
-    workers = min(context.execution.workers or cores(), max(len(units), 1))
-    serial = engine == "serial" or (engine == "local" and workers == 1)
-    with context.progress(context.stage, len(units), "units") as progress:
-        results = (
-            ((unit, attempt(unit, cores())) for unit in units)
-            if serial
-            else _with_dask(units, engine, workers)
-        )
-        for unit, result in results:
-            progress.advance(failed=isinstance(result, Failure))
-            yield unit, result
 
+    def __init__(self, name: str, workers: int) -> None:
+        self.name = name
+        self.workers = workers or cores()
+        self._client: Client | None = None
+        self._stack = ExitStack()
 
-def _with_dask(
-    units: Sequence[Unit], engine: str, workers: int
-) -> Iterator[tuple[Unit, Receipt | Failure]]:
-    import dask
+    def __enter__(self) -> Self:
+        return self
 
-    settings = {
-        "distributed.scheduler.no-workers-timeout": f"{_NO_WORKERS_TIMEOUT_S}s",
-        "distributed.worker.multiprocessing-method": "spawn",
-        # Products are files; moving or spilling results never pays.
-        "distributed.scheduler.work-stealing": False,
-    }
-    with dask.config.set(settings):
-        if engine != "local":
-            from distributed import Client
+    def __exit__(self, *_: object) -> None:
+        self._client = None
+        self._stack.close()
 
-            with Client(engine, timeout=30) as client:
-                yield from _collect(client, units, 0)
+    def do(self, units: Sequence[Unit]) -> Iterator[tuple[Unit, Receipt | Failure]]:
+        """Do independent `units`, yielding each with its result as it comes."""
+        if not units:
             return
-        from distributed import Client, LocalCluster
+        if self.name == "serial" or (self.name == "local" and self.workers == 1):
+            for unit in units:
+                yield unit, attempt(unit, cores())
+            return
+        yield from self._collect(units)
 
-        with (
-            LocalCluster(
-                n_workers=workers,
-                threads_per_worker=1,
-                processes=True,
-                host="127.0.0.1",
-                dashboard_address=None,
-                silence_logs=40,
-            ) as cluster,
-            Client(cluster) as client,
-        ):
-            yield from _collect(client, units, max(1, cores() // workers))
+    def _collect(self, units: Sequence[Unit]) -> Iterator[tuple[Unit, Receipt | Failure]]:
+        from distributed import KilledWorker, as_completed
 
+        client = self._start()
+        threads_given = max(1, cores() // self.workers) if self.name == "local" else 0
+        futures = {
+            client.submit(attempt, unit, threads_given, key=f"{unit.name}-{unit.fingerprint}"): unit
+            for unit in units
+        }
+        for future in as_completed(futures):
+            unit = futures[future]
+            try:
+                result = future.result()
+            except KilledWorker as error:
+                result = Failure("worker_died", f"{unit.name}: its worker died ({error})", 3)
+            yield unit, result
+            future.release()
 
-def _collect(
-    client: Client, units: Sequence[Unit], threads_given: int
-) -> Iterator[tuple[Unit, Receipt | Failure]]:
-    from distributed import KilledWorker, as_completed
+    def _start(self) -> Client:
+        if self._client is None:
+            import dask
+            from distributed import Client, LocalCluster
 
-    futures = {
-        client.submit(attempt, unit, threads_given, key=f"{unit.name}-{unit.fingerprint}"): unit
-        for unit in units
-    }
-    for future in as_completed(futures):
-        unit = futures[future]
-        try:
-            result = future.result()
-        except KilledWorker as error:
-            result = Failure("worker_died", f"{unit.name}: its worker died ({error})", 3)
-        yield unit, result
-        future.release()
+            self._stack.enter_context(
+                dask.config.set(
+                    {
+                        "distributed.scheduler.no-workers-timeout": f"{_NO_WORKERS_TIMEOUT_S}s",
+                        "distributed.worker.multiprocessing-method": "spawn",
+                    }
+                )
+            )
+            address: Any = self.name
+            if self.name == "local":
+                address = self._stack.enter_context(
+                    LocalCluster(
+                        n_workers=self.workers,
+                        threads_per_worker=1,
+                        processes=True,
+                        host="127.0.0.1",
+                        dashboard_address=None,
+                        silence_logs=logging.ERROR,
+                    )
+                )
+            self._client = self._stack.enter_context(Client(address, timeout=30))
+        return self._client

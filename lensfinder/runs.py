@@ -30,12 +30,15 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from types import FrameType, ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lensfinder import __version__, schema
 from lensfinder.config import Config, Section
 from lensfinder.errors import DiskError, Interrupted, MismatchError, RequestError
 from lensfinder.progress import Progress
+
+if TYPE_CHECKING:
+    from lensfinder.parallel import Engine
 
 INDEX = "index.json"
 LEDGER = "ledger.parquet"
@@ -188,6 +191,7 @@ class Run:
         self.units: list[Unit] = []
         self.failures: dict[str, Failure] = {}
         self.notices: list[str] = []
+        self.notes: dict[str, Any] = {}  # from plan to finish
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -246,28 +250,53 @@ class Run:
 
     def record(self, unit: Unit, failure: Failure | None) -> None:
         """Keep a unit's failure on disk, or forget it once the unit is done."""
-        path = self.folder / "failures" / f"{unit.name}.json"
+        path = self._failure_file(unit)
         if failure is None:
             self.failures.pop(unit.name, None)
             path.unlink(missing_ok=True)
             return
         self.failures[unit.name] = failure
-        write_json(path, {"unit": unit.name, "fingerprint": unit.fingerprint, **vars(failure)})
+        if not self.execution.dry_run:
+            write_json(path, {"unit": unit.name, "fingerprint": unit.fingerprint, **vars(failure)})
+
+    def has_failed(self, unit: Unit) -> bool:
+        """Whether `unit` was tried, here or by another process, and has no product."""
+        tried = unit.name in self.failures or self._failure_file(unit).exists()
+        return tried and not unit.product.exists()
+
+    def _failure_file(self, unit: Unit) -> Path:
+        return self.folder / "failures" / f"{unit.name}.json"
 
     def recorded_failure(self, unit: Unit) -> Failure:
         """Return why `unit` has no product, as far as anybody knows."""
         if unit.name in self.failures:
             return self.failures[unit.name]
-        path = self.folder / "failures" / f"{unit.name}.json"
         try:
-            stored = json.loads(path.read_text())
+            stored = json.loads(self._failure_file(unit).read_text())
         except (OSError, json.JSONDecodeError):
             return Failure("not_done", f"{unit.name} was not attempted", 3)
         return Failure(**{key: stored[key] for key in Failure.__dataclass_fields__})
 
 
-def execute(stage: str, config: Config, folder: Path, execution: Execution) -> Summary:
+def execute(
+    stage: str,
+    config: Config,
+    folder: Path,
+    execution: Execution,
+    engine: Engine | None = None,
+) -> Summary:
     """Run one stage: plan, do what is not proven, finish.
+
+    Parameters
+    ----------
+    stage : str
+        One of `config.STAGES`.
+    config : Config
+    folder : Path
+        Where its products go.
+    execution : Execution
+    engine : Engine, optional
+        Already running, to be shared between stages; default: its own.
 
     Raises
     ------
@@ -275,8 +304,11 @@ def execute(stage: str, config: Config, folder: Path, execution: Execution) -> S
         Whatever makes the whole request impossible. A unit that fails does not raise; it stands
         in the summary.
     """
-    from lensfinder import parallel
+    if engine is None:
+        from lensfinder.parallel import Engine
 
+        with Engine(execution.engine, execution.workers) as own:
+            return execute(stage, config, folder, execution, own)
     module = importlib.import_module(f"lensfinder.{stage}.stage")
     run = Run(folder, stage, config, execution)
     done = reused = 0
@@ -296,9 +328,12 @@ def execute(stage: str, config: Config, folder: Path, execution: Execution) -> S
             )
         if execution.finish_only:
             continue
-        for unit, result in parallel.run(left, run):
-            run.record(unit, result if isinstance(result, Failure) else None)
-            done += not isinstance(result, Failure)
+        with run.progress(stage, len(left), "units") as progress:
+            for unit, result in engine.do(left):
+                failure = result if isinstance(result, Failure) else None
+                run.record(unit, failure)
+                done += failure is None
+                progress.advance(failed=failure is not None)
     summary: Summary = module.finish(run)
     summary.done, summary.reused = done, reused
     summary.lines = [*run.notices, *summary.lines]
@@ -318,7 +353,7 @@ def _exit_code(run: Run) -> int:
 
 def close_ledger(
     run: Run,
-    module: ModuleType,
+    prove: Callable[[Unit], Receipt | None],
     outcomes: Callable[[Unit], Mapping[str, Sequence[str]]] | None = None,
     planned_ids: Callable[[Unit], Sequence[str]] | None = None,
 ) -> dict[str, int]:
@@ -328,8 +363,8 @@ def close_ledger(
     ----------
     run : Run
         With `run.units` complete.
-    module : module
-        The stage, for its ``prove``.
+    prove : callable
+        The stage's.
     outcomes : callable, optional
         Reads ``id``, ``outcome`` and ``reason`` of every target back from a unit's product.
     planned_ids : callable, optional
@@ -350,7 +385,7 @@ def close_ledger(
     counts = dict.fromkeys(("planned", *schema.OUTCOMES), 0)
     entries, ledger = [], {name: [] for name in ("id", "unit", "outcome", "reason")}
     for unit in run.units:
-        receipt = module.prove(unit) if unit.product.exists() else None
+        receipt = prove(unit) if unit.product.exists() else None
         counts["planned"] += unit.planned
         if receipt is None:
             failure = run.recorded_failure(unit)

@@ -1,0 +1,376 @@
+"""The command line: options to configuration to one call.
+
+Each stage's options are made from its configuration section, so that an option, a TOML key and
+their description are one thing. This is the only module that prints errors and exits.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import shlex
+import sys
+import traceback
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Union, get_args, get_origin
+
+import typer
+
+from lensfinder import __version__
+from lensfinder.config import STAGES, Config, RunConfig, Section, load
+from lensfinder.errors import LensfinderError, RequestError
+from lensfinder.runs import Execution, Summary, disk_errors, execute, listen
+
+app = typer.Typer(
+    help="Find strong gravitational lenses in survey images.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=None,
+)
+
+_EXAMPLES = {
+    "cutout": (
+        "Cut stamps of targets out of survey tiles.",
+        "lensfinder cutout tiles/ -o cutouts --survey kids --catalog targets.csv --bands g,r,i",
+    ),
+    "simulate": (
+        "Make mock lenses and non-lenses, with truth.",
+        "lensfinder simulate -o mocks --survey kids -n 20000 --size 61 --preview",
+    ),
+    "train": (
+        "Train a network on mock or labelled shards.",
+        "lensfinder train mocks -o model --network lensnet --epochs 20",
+    ),
+    "infer": (
+        "Score stamps, or tiles straight away, with a trained model.",
+        "lensfinder infer cutouts -o scores --model model",
+    ),
+    "report": (
+        "Turn scores into thresholds, candidates and a page to look at.",
+        "lensfinder report scores-mocks -o report --sky scores-sky",
+    ),
+}
+
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="TOML file with a section named like the command.")
+]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Set any key; may be repeated."),
+]
+Part = Annotated[
+    str, typer.Option(metavar="K/N", help="Do the K-th of N shares of the units (job arrays).")
+]
+Force = Annotated[bool, typer.Option("--force", help="Make products again that differ.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
+Verbose = Annotated[int, typer.Option("-v", "--verbose", count=True, help="Say more.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")]
+Output = Annotated[
+    Path, typer.Option("-o", "--output", metavar="DIR", help="Folder to write to.")
+]
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        print(f"lensfinder {__version__}")
+        raise typer.Exit
+
+
+# -- the five stages ----------------------------------------------------------------------------
+
+
+def _option_type(annotation: Any) -> type:
+    """Choose the command line's type for a key: lists and choices are given as text."""
+    if get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    if get_origin(annotation) in (Union, types.UnionType):
+        annotation = next(a for a in get_args(annotation) if a is not type(None))
+        return _option_type(annotation)
+    return annotation if annotation in (int, float, bool, Path) else str
+
+
+def _parameters(section: str, model: type[Section]) -> list[inspect.Parameter]:
+    made = []
+    for name, field in model.model_fields.items():
+        extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+        kind = _option_type(field.annotation)
+        if get_origin(field.annotation) is dict:
+            continue  # a table is given in TOML, or key by key with --set
+        help_text = field.description or ""
+        annotation: Any
+        if extra.get("positional"):
+            annotation = Annotated[
+                list[Path] | None, typer.Argument(metavar=f"{name.upper()}...", help=help_text)
+            ]
+        else:
+            if field.default not in (None, (), "") and kind is not bool:
+                shown = field.default
+                shown = ",".join(map(str, shown)) if isinstance(shown, tuple) else shown
+                help_text += f" [default: {shown}]"
+            dashed = name.replace("_", "-")
+            flags = [*([str(extra["flag"])] if "flag" in extra else []), f"--{dashed}"]
+            if kind is bool:
+                flags[-1] += f"/--no-{dashed}"
+            annotation = Annotated[
+                kind | None, typer.Option(*flags, help=help_text, show_default=False)
+            ]
+        made.append(
+            inspect.Parameter(
+                f"{section}__{name}", inspect.Parameter.KEYWORD_ONLY,
+                default=None, annotation=annotation,
+            )
+        )
+    return made
+
+
+def _stage_command(stage: str) -> Callable[..., None]:
+    def command(
+        *,
+        output: Output,
+        config: ConfigFile = None,
+        set_: Sets = None,
+        part: Part = "1/1",
+        finish: Annotated[bool, typer.Option("--finish", help="Only merge what is done.")] = False,
+        force: Force = False,
+        dry_run: DryRun = False,
+        json_: AsJson = False,
+        verbose: Verbose = 0,
+        quiet: Quiet = False,
+        **keys: Any,
+    ) -> None:
+        options: dict[str, dict[str, Any]] = {}
+        for name, value in keys.items():
+            section, key = name.split("__", 1)
+            if value not in (None, []):
+                options.setdefault(section, {})[key] = value
+        loaded = load(config, set_ or (), options)
+        execution = Execution(
+            engine=loaded.run.engine,
+            workers=loaded.run.workers,
+            part=_part(part),
+            finish_only=finish,
+            force=force,
+            dry_run=dry_run,
+            verbosity=-1 if quiet else verbose,
+            command=_command_line(),
+        )
+        summary = execute(stage, loaded, output, execution)
+        _conclude([summary], as_json=json_, quiet=quiet)
+
+    what, example = _EXAMPLES[stage]
+    command.__doc__ = f"{what}\n\nExample: {example}"
+    own = inspect.signature(command, eval_str=True).parameters
+    fixed = [p for p in own.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    model = Config.model_fields[stage].annotation
+    assert model is not None
+    parameters = [*_parameters(stage, model), *fixed, *_parameters("run", RunConfig)]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
+    return command
+
+
+for _stage in STAGES:
+    app.command(_stage)(_stage_command(_stage))
+
+
+def _part(text: str) -> tuple[int, int]:
+    part, slash, parts = text.partition("/")
+    if not (slash and part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
+        raise RequestError(f"--part {text}", "K/N with 1 ≤ K ≤ N, such as 3/40")
+    return int(part), int(parts)
+
+
+def _command_line() -> str:
+    return shlex.join(["lensfinder", *sys.argv[1:]])
+
+
+def _conclude(summaries: list[Summary], *, as_json: bool, quiet: bool) -> None:
+    """Print what was done and exit with the worst code."""
+    if as_json:
+        print(json.dumps([_plain(summary) for summary in summaries], indent=1))
+    elif not quiet:
+        for line in summaries[-1].lines:
+            print(line)
+    failures = [item for summary in summaries for item in summary.failures.items()]
+    for name, failure in failures[:20]:
+        print(_printable(f"failed: {name} [{failure.reason}] {failure.message}"), file=sys.stderr)
+        if failure.traceback:
+            print(failure.traceback, file=sys.stderr)
+    if len(failures) > 20:
+        print(f"failed: … {len(failures) - 20} more, see `lensfinder status`", file=sys.stderr)
+    code = next((summary.exit_code for summary in summaries if summary.exit_code), 0)
+    if code:
+        raise typer.Exit(code)
+
+
+def _plain(summary: Summary) -> dict[str, Any]:
+    return {
+        "stage": summary.stage,
+        "folder": str(summary.folder),
+        "counts": summary.counts,
+        "done": summary.done,
+        "reused": summary.reused,
+        "failures": {name: failure.reason for name, failure in summary.failures.items()},
+        "lines": summary.lines,
+    }
+
+
+def _printable(text: str) -> str:
+    """Keep escape codes of a hostile file name or id out of the terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+
+
+# -- the chain and what surrounds it ------------------------------------------------------------
+
+
+@app.command("run")
+def run_command(
+    pipeline: Annotated[Path, typer.Argument(metavar="PIPELINE.toml", help="Pipeline to run.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="DIR", help="Default: the pipeline's name."),
+    ] = None,
+    set_: Sets = None,
+    workers: Annotated[int | None, typer.Option(help="Worker processes; 0: one per core.")] = None,
+    engine: Annotated[str | None, typer.Option(help="serial | local | ADDRESS")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of all random numbers.")] = None,
+    force: Force = False,
+    dry_run: DryRun = False,
+    json_: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run a whole pipeline; what is proven done is skipped.
+
+    Example: lensfinder run pipelines/quickstart.toml
+    """
+    from lensfinder.pipeline import run_pipeline
+
+    given = {"workers": workers, "engine": engine, "seed": seed}
+    loaded = load(
+        pipeline, set_ or (), {"run": {k: v for k, v in given.items() if v is not None}}
+    )
+    execution = Execution(
+        engine=loaded.run.engine,
+        workers=loaded.run.workers,
+        force=force,
+        dry_run=dry_run,
+        verbosity=-1 if quiet else 0,
+        command=_command_line(),
+    )
+    summaries = run_pipeline(loaded, output or Path(pipeline.stem), execution)
+    _conclude(summaries, as_json=json_, quiet=quiet)
+
+
+@app.command()
+def check(
+    inputs: Annotated[
+        list[Path] | None, typer.Argument(metavar="[PIPELINE.toml | TILE...]", help="To look at.")
+    ] = None,
+    survey: Annotated[str, typer.Option(help="Survey of the tiles.")] = "kids",
+    bands: Annotated[str, typer.Option(help="Bands in order; default: the survey's.")] = "",
+    json_: AsJson = False,
+) -> None:
+    """Say what would fail, before any work; without arguments, describe this machine.
+
+    Example: lensfinder check pipelines/quickstart.toml
+    """
+    from lensfinder.preflight import check_inputs, check_machine
+
+    findings, code = (
+        check_inputs(inputs, survey, bands) if inputs else (check_machine(Path.cwd()), 0)
+    )
+    if json_:
+        print(json.dumps(findings, indent=1))
+    else:
+        width = max((len(name) for name in findings), default=0)
+        for name, value in findings.items():
+            print(_printable(f"{name:{width}}  {value}"))
+    if code:
+        raise typer.Exit(code)
+
+
+@app.command()
+def status(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a stage or a pipeline.")],
+    id_: Annotated[
+        str | None, typer.Option("--id", metavar="X", help="Tell what became of one object.")
+    ] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Open and prove every product.")] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Compare checksums, too.")] = False,
+    clean: Annotated[
+        bool, typer.Option("--clean", help="Remove temporary files and products no plan has.")
+    ] = False,
+    json_: AsJson = False,
+) -> None:
+    """Tell how far a run is, and what became of an object.
+
+    Example: lensfinder status quickstart --id KIDSJ120003.21-003012.3
+    """
+    from lensfinder.status import describe
+
+    lines, content, code = describe(folder, id_, verify=verify or deep, deep=deep, clean=clean)
+    print(json.dumps(content, indent=1) if json_ else _printable("\n".join(lines)))
+    if code:
+        raise typer.Exit(code)
+
+
+@app.command()
+def surveys(json_: AsJson = False) -> None:
+    """List the surveys lensfinder knows.
+
+    Example: lensfinder surveys
+    """
+    from lensfinder import survey
+
+    known = [survey.load(name) for name in survey.names()]
+    if json_:
+        print(json.dumps([item.model_dump(mode="json") for item in known], indent=1))
+        return
+    for item in known:
+        print(f"{item.name:8} {item.title}: {','.join(item.bands)}, {item.pixel_scale_arcsec}″")
+        print(f"{'':8} {item.source}")
+
+
+@app.command()
+def networks(
+    bands: Annotated[int, typer.Option(min=1, max=64, help="Number of bands.")] = 3,
+    size: Annotated[int, typer.Option(min=9, max=1023, help="Side of a stamp, pixels.")] = 101,
+    json_: AsJson = False,
+) -> None:
+    """List the networks with their size and cost.
+
+    Example: lensfinder networks --bands 1 --size 45
+    """
+    from lensfinder import networks as library
+
+    known = library.describe(bands, size)
+    if json_:
+        print(json.dumps(known, indent=1))
+        return
+    for item in known:
+        print(
+            f"{item['name']:10} {item['parameters']:>12,} parameters "
+            f"{item['multiply_adds']:>16,} multiply-adds"
+        )
+
+
+def main() -> None:
+    """Entry point: run the command, turn what is wrong into a sentence and an exit code."""
+    try:
+        with listen(at_once=True), disk_errors(Path.cwd()):
+            app()
+    except LensfinderError as error:
+        print(_printable(f"lensfinder: {error}"), file=sys.stderr)
+        sys.exit(error.exit_code)
+    except Exception:  # the command-line boundary: a bug is shown whole
+        traceback.print_exc()
+        print("lensfinder: this is a bug; please report it with the lines above", file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,342 @@
+"""From tiles and a catalogue to each tile's own targets: what `cutout` and `infer` plan with."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lensfinder import schema, tables, tiles
+from lensfinder.config import TargetsConfig
+from lensfinder.cutout.targets import Ownership, assign, keep_once
+from lensfinder.errors import RequestError, UnitError
+from lensfinder.runs import Failure, Receipt, Run, Unit, ingredients
+from lensfinder.survey import Survey
+from lensfinder.tables import Columns
+from lensfinder.tiles import Footprint, TileFiles
+
+_DETECTION_VERSION = 1
+# Pixels of one unit held in memory at a time.
+_UNIT_BYTES = 512 * 2**20
+
+
+@dataclass(frozen=True)
+class Job:
+    """Targets of one tile that one unit takes care of.
+
+    Attributes
+    ----------
+    name : str
+        Name of the unit.
+    files : TileFiles
+    targets : columns ``id``, ``ra``, ``dec``, ``x``, ``y``, ``mag_<band>``, in row order
+    rows : (N,) int64
+        Where those targets stand in the plan.
+    """
+
+    name: str
+    files: TileFiles
+    targets: Columns
+    rows: NDArray[np.int64]
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """What decides the pixels and positions: the files' identity and the targets."""
+        return {"tile": self.files.identity(), "targets": digest(self.targets)}
+
+
+@dataclass
+class Plan:
+    """The targets of a run and the tiles that cover them.
+
+    Attributes
+    ----------
+    tiles : list of TileFiles
+        Those with a readable header.
+    targets : columns
+    ownership : Ownership
+    share : set of str
+        Names of the tiles that this process is to do.
+    selection : dict
+        How many rows the catalogue (or the detection) had, lie in a tile, and were selected.
+    """
+
+    tiles: list[TileFiles]
+    targets: Columns
+    ownership: Ownership
+    share: set[str]
+    selection: dict[str, int]
+    rows_per_unit: int
+
+    def jobs(self) -> list[Job]:
+        """Give each tile of the share its own targets."""
+        owner = self.ownership.owner_N
+        return [
+            job
+            for t, files in enumerate(self.tiles)
+            if files.name in self.share
+            for job in self._split(files.name, t, np.flatnonzero(owner == t))
+        ]
+
+    def stand_ins(self, failed: Job) -> list[Job]:
+        """Give a failed job's targets to the next tile that covers them, where there is one."""
+        gone = next(t for t, files in enumerate(self.tiles) if files.name == failed.files.name)
+        owner = self.ownership.without([gone]).owner_N[failed.rows]
+        return [
+            job
+            for t, files in enumerate(self.tiles)
+            if (owner == t).any()
+            for job in self._split(f"{files.name}.for.{failed.name}", t, failed.rows[owner == t])
+        ]
+
+    def _split(self, name: str, t: int, rows: NDArray[np.int64]) -> Iterator[Job]:
+        x, y = self.ownership.x_NT[rows, t], self.ownership.y_NT[rows, t]
+        # Row order, so that a tile is read from its beginning to its end.
+        order = np.lexsort((x, y))
+        rows, x, y = rows[order], x[order], y[order]
+        starts = range(0, max(len(rows), 1), self.rows_per_unit)
+        for number, start in enumerate(starts, 1):
+            part = slice(start, start + self.rows_per_unit)
+            kept = {key: values[rows[part]] for key, values in self.targets.items()}
+            yield Job(
+                name if len(starts) == 1 else f"{name}-{number:03d}",
+                self.tiles[t],
+                {**kept, "x": x[part], "y": y[part]},
+                rows[part],
+            )
+
+
+def plan_targets(
+    config: TargetsConfig,
+    run: Run,
+    inputs: Sequence[Path],
+    survey: Survey,
+    bands: tuple[str, ...],
+) -> Generator[list[Unit], None, Plan]:
+    """Find tiles and their targets; where there is no catalogue, yield the detection units first.
+
+    Raises
+    ------
+    RequestError
+        If no tile or no usable catalogue is there.
+    """
+    found = tiles.find(inputs, survey, bands)
+    catalog = None if config.catalog is None else tables.read_catalog(config.catalog, config.columns)
+    readable, footprints = [], []
+    for files in found:
+        footprint = _footprint(files, survey, bands, run)
+        if footprint is not None:
+            readable.append(files)
+            footprints.append(footprint)
+    share = {files.name for files in run.share(found)}
+    reference = survey.reference_of(bands)
+    if catalog is None:
+        near = _with_neighbours(share, readable, footprints)
+        units = [
+            _detection_unit(files, run, config, survey, reference)
+            for files in readable
+            if files.name in near
+        ]
+        yield units
+        kept, footprints, targets, ownership = _collect(units, readable, footprints, config, survey, run)
+        readable = kept
+    else:
+        targets, ownership = catalog, assign(catalog["ra"], catalog["dec"], footprints)
+    inside = ownership.owner_N >= 0
+    chosen = inside & _selected(targets, config, reference)
+    selection = {
+        "catalogue": len(inside), "inside": int(inside.sum()), "selected": int(chosen.sum())
+    }
+    size = config.size
+    per_target = len(bands) * size * size * (4 + 1)
+    return Plan(
+        readable,
+        {name: values[chosen] for name, values in targets.items()},
+        Ownership(ownership.order_NT[chosen], ownership.x_NT[chosen], ownership.y_NT[chosen]),
+        share,
+        selection,
+        max(64, _UNIT_BYTES // per_target),
+    )
+
+
+def _footprint(
+    files: TileFiles, survey: Survey, bands: tuple[str, ...], run: Run
+) -> Footprint | None:
+    try:
+        with tiles.open_tile(files, survey, bands) as tile:
+            return tile.footprint
+    except UnitError as error:
+        unit = Unit(run.stage, files.name, run.product(f"{files.name}.none"), {})
+        run.units.append(unit)
+        run.record(unit, Failure(error.reason, str(error), error.exit_code))
+        return None
+
+
+def _selected(targets: Columns, config: TargetsConfig, reference: str) -> NDArray[np.bool_]:
+    name = f"mag_{reference}"
+    if name not in targets:
+        if (config.mag_min, config.mag_max) != (-99.0, 99.0):
+            raise RequestError(
+                f"mag_min and mag_max need the magnitude {name}, which the catalogue lacks",
+                f"a column {name}", f"Name it in the configuration: columns = {{ {name} = '…' }}.",
+            )
+        return np.ones(len(targets["ra"]), dtype=bool)
+    magnitude = targets[name]
+    return (magnitude >= config.mag_min) & (magnitude <= config.mag_max) | (
+        ~np.isfinite(magnitude) & (config.mag_max >= 99.0)
+    )
+
+
+def digest(targets: Mapping[str, NDArray[Any]]) -> str:
+    """Hash the rows of a target list."""
+    total = hashlib.sha256()
+    for name in sorted(targets):
+        values = targets[name]
+        total.update(name.encode())
+        text = values.dtype.kind in "OU"
+        total.update("\0".join(map(str, values)).encode() if text else values.tobytes())
+    return total.hexdigest()
+
+
+# -- detection --------------------------------------------------------------------------------
+
+
+def _with_neighbours(
+    share: set[str], readable: Sequence[TileFiles], footprints: Sequence[Footprint]
+) -> set[str]:
+    """Names of the tiles in `share` and of those that overlap with one of them."""
+    ra = np.array([footprint.centre_ra for footprint in footprints])
+    dec = np.array([footprint.centre_dec for footprint in footprints])
+    radius = np.array([footprint.radius for footprint in footprints])
+    near = set()
+    for files, footprint in zip(readable, footprints, strict=True):
+        if files.name in share:
+            apart = tiles.separation_deg(footprint.centre_ra, footprint.centre_dec, ra, dec)
+            touching = np.flatnonzero(apart <= footprint.radius + radius)
+            near |= {readable[t].name for t in touching}
+    return near
+
+
+def _detection_unit(
+    files: TileFiles, run: Run, config: TargetsConfig, survey: Survey, reference: str
+) -> Unit:
+    # Detection reads one band only; the others' files do not decide its product.
+    own = TileFiles(files.name, {reference: files.paths[reference]})
+    keys = {name: getattr(config, name) for name in ("detect_sigma", "detect_pixels")}
+    return Unit(
+        stage=run.stage,
+        name=f"detect-{files.name}",
+        product=run.folder / "targets" / f"{files.name}.parquet",
+        ingredients=ingredients(
+            "detection", _DETECTION_VERSION, {**keys, "band": reference},
+            tile=own.identity(), survey=meaning(survey),
+        ),
+        task={
+            "detect": keys,
+            "band": reference,
+            "tile": files.name,
+            "paths": plain_paths(own),
+            "survey": survey.model_dump(mode="json"),
+        },
+    )
+
+
+def detect_unit(unit: Unit) -> Receipt:
+    """Do a detection unit: commit ``targets/<tile>.parquet``."""
+    from lensfinder.cutout.detect import detect
+
+    task = unit.task
+    survey, band = Survey.model_validate(task["survey"]), task["band"]
+    files = TileFiles(task["tile"], from_plain(task["paths"]))
+    psf_pix = survey.psf_fwhm_arcsec[band] / survey.pixel_scale_arcsec
+    with tiles.open_tile(files, survey, (band,)) as tile:
+        whole = (slice(0, tile.shape_YX[0]), slice(0, tile.shape_YX[1]))
+        found = detect(
+            tile.image(band)[whole],
+            tile.mask(band)[whole] != 0,
+            psf_pix,
+            sigma=task["detect"]["detect_sigma"],
+            pixels=task["detect"]["detect_pixels"],
+        )
+        ra, dec = tile.footprint.sky_of(found["x"], found["y"])
+    magnitude = schema.AB_ZERO_POINT_NJY - 2.5 * np.log10(found["flux_njy"])
+    columns = {
+        "id": _names(ra, dec),
+        "ra": ra,
+        "dec": dec,
+        "x": found["x"],
+        "y": found["y"],
+        f"mag_{band}": magnitude.astype(np.float32),
+        "half_light_radius_arcsec": found["half_light_radius_pix"] * survey.pixel_scale_arcsec,
+    }
+    tables.write_columns(unit.product, columns, {"ingredients": unit.ingredients})
+    return Receipt(0, 0)
+
+
+def _names(ra: NDArray[np.float64], dec: NDArray[np.float64]) -> NDArray[Any]:
+    """Name detections by position, ``J120003.218-003012.35``: 15 mas, so that none is doubled."""
+    from astropy.coordinates import Angle
+
+    right = Angle(ra, "deg").to_string(unit="hourangle", sep="", precision=3, pad=True)
+    up = Angle(dec, "deg").to_string(unit="deg", sep="", precision=2, pad=True, alwayssign=True)
+    return np.array([f"J{a}{d}" for a, d in zip(right, up, strict=True)], dtype=object)
+
+
+def _collect(
+    units: Sequence[Unit],
+    readable: Sequence[TileFiles],
+    footprints: Sequence[Footprint],
+    config: TargetsConfig,
+    survey: Survey,
+    run: Run,
+) -> tuple[list[TileFiles], list[Footprint], Columns, Ownership]:
+    """Read the detections of all tiles and keep each object once; drop tiles without any."""
+    from lensfinder.cutout.detect import galaxies
+
+    made = {unit.task["tile"]: unit for unit in units if unit.product.exists()}
+    # A tile that could not be searched stands in the ledger under its detection unit.
+    run.units += [unit for unit in units if not unit.product.exists()]
+    kept = [(f, p) for f, p in zip(readable, footprints, strict=True) if f.name in made]
+    files, prints = [f for f, _ in kept], [p for _, p in kept]
+    lists = []
+    for tile in files:
+        columns = tables.read_columns(made[tile.name].product)
+        psf = survey.psf_fwhm_arcsec[made[tile.name].task["band"]]
+        extended = galaxies(columns["half_light_radius_arcsec"], psf, config.detect_size_ratio)
+        lists.append({name: values[extended] for name, values in columns.items()})
+    keep = keep_once(lists, prints)
+    lists = [{n: v[k] for n, v in columns.items()} for columns, k in zip(lists, keep, strict=True)]
+    merged = tables.concatenate(lists) if lists else {
+        name: np.zeros(0) for name in ("id", "ra", "dec", "x", "y")
+    }
+    ownership = assign(merged["ra"], merged["dec"], prints)
+    keeper = np.concatenate([np.full(len(c["ra"]), t) for t, c in enumerate(lists)] or [[]])
+    return files, prints, merged, _led_by(ownership, keeper.astype(np.int64))
+
+
+def _led_by(ownership: Ownership, keeper_N: NDArray[np.int64]) -> Ownership:
+    """Put the tile that kept a detection first, whatever the distances say."""
+    order = ownership.order_NT.copy()
+    rank = np.argsort(order != keeper_N[:, None], axis=1, kind="stable")
+    return replace(ownership, order_NT=np.take_along_axis(order, rank, axis=1))
+
+
+# -- what travels in a unit ---------------------------------------------------------------------
+
+
+def plain_paths(files: TileFiles) -> dict[str, dict[str, str]]:
+    return {band: {k: str(p) for k, p in kinds.items()} for band, kinds in files.paths.items()}
+
+
+def from_plain(paths: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, Path]]:
+    return {band: {k: Path(p) for k, p in kinds.items()} for band, kinds in paths.items()}
+
+
+def meaning(survey: Survey) -> dict[str, Any]:
+    """What a survey says of pixels; its title and its prose change nothing."""
+    return survey.model_dump(mode="json", exclude={"title", "source"})

@@ -1,0 +1,155 @@
+"""`cutout`: FITS tiles to shards of stamps.
+
+A unit is a tile with the targets it owns; its product is one shard. Without a catalogue, targets
+are detected first, and each tile's detection is a unit of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lensfinder import schema, shards, survey, tables, tiles
+from lensfinder.config import Config
+from lensfinder.cutout import planning
+from lensfinder.cutout.extract import extract
+from lensfinder.errors import RequestError
+from lensfinder.runs import Receipt, Run, Summary, Unit, close_ledger, ingredients
+from lensfinder.survey import Survey
+from lensfinder.tiles import TileFiles
+
+_VERSION = 1
+
+
+def plan(config: Config, run: Run) -> Iterator[list[Unit]]:
+    """Yield waves of units: detections, then cutouts, then those that stand in for failed ones."""
+    this = survey.load(config.run.survey)
+    bands = this.choose_bands(config.cutout.bands)
+    targets = yield from planning.plan_targets(config.cutout, run, config.cutout.tiles, this, bands)
+    jobs = targets.jobs()
+    units = [_unit(job, run, this, bands) for job in jobs]
+    yield units
+    for unit, job in zip(units, jobs, strict=True):
+        again = []
+        if run.has_failed(unit):
+            again = [_unit(stand_in, run, this, bands) for stand_in in targets.stand_ins(job)]
+            yield again
+        lost = unit.planned - sum(stand_in.planned for stand_in in again)
+        run.units += [replace(unit, planned=lost), *again]
+    run.notes["selection"] = targets.selection
+
+
+def _unit(job: planning.Job, run: Run, this: Survey, bands: tuple[str, ...]) -> Unit:
+    config = run.config.cutout
+    keys = {
+        "bands": list(bands),
+        "size": config.size,
+        "variance": config.variance,
+        "max_bad_fraction": config.max_bad_fraction,
+    }
+    return Unit(
+        stage="cutout",
+        name=job.name,
+        product=run.product(f"{job.name}.h5"),
+        ingredients=ingredients(
+            "cutout", _VERSION, keys, survey=planning.meaning(this), **job.inputs
+        ),
+        task={
+            "tile": job.files.name,
+            "paths": planning.plain_paths(job.files),
+            "targets": job.targets,
+            "survey": this.model_dump(mode="json"),
+            "provenance": run.provenance,
+        },
+        planned=len(job.rows),
+    )
+
+
+def do(unit: Unit) -> Receipt:
+    """Cut one tile's stamps, or detect its targets."""
+    if unit.ingredients["stage"] == "detection":
+        return planning.detect_unit(unit)
+    task, keys = unit.task, unit.ingredients["cutout"]
+    this = Survey.model_validate(task["survey"])
+    bands = tuple(keys["bands"])
+    with tiles.open_tile(
+        TileFiles(task["tile"], planning.from_plain(task["paths"])), this, bands
+    ) as tile:
+        stamps = extract(
+            tile,
+            task["targets"],
+            keys["size"],
+            pixel_scale_arcsec=this.pixel_scale_arcsec,
+            max_bad_fraction=keys["max_bad_fraction"],
+            variance=keys["variance"],
+        )
+    kept = stamps.outcome != schema.REJECTED
+    shards.write(
+        unit.product,
+        shards.Header(
+            stage="cutout",
+            survey=this.name,
+            bands=bands,
+            pixel_scale_arcsec=this.pixel_scale_arcsec,
+            ingredients=unit.ingredients,
+            provenance=task["provenance"],
+        ),
+        stamps.image_NCHW[kept],
+        stamps.mask_NCHW[kept],
+        {name: values[kept] for name, values in stamps.columns.items()},
+        variance_NCHW=None if stamps.variance_NCHW is None else stamps.variance_NCHW[kept],
+        ledger={
+            "id": stamps.columns["id"], "outcome": stamps.outcome, "reason": stamps.reason
+        },
+    )
+    return _count(stamps.outcome)
+
+
+def _count(outcome: Any) -> Receipt:
+    return Receipt(len(outcome), *((outcome == name).sum() for name in schema.OUTCOMES[:3]))
+
+
+def prove(unit: Unit) -> Receipt | None:
+    """Open the product: schema, rows and fingerprint must be right."""
+    if made_from(unit.product) is None:
+        return None
+    if unit.product.suffix == ".parquet":
+        return Receipt(0, 0)
+    try:
+        with shards.read(unit.product) as shard:
+            receipt = _count(shard.ledger["outcome"])
+            whole = len(shard) == receipt.ok + receipt.flagged
+    except (RequestError, KeyError):
+        return None
+    return receipt if whole and receipt.closed else None
+
+
+def made_from(product: Path) -> dict[str, Any] | None:
+    """Return the ingredients a product was made from, or None if it can't be read."""
+    if product.suffix == ".parquet":
+        return (tables.read_metadata(product) or {}).get("ingredients")
+    return shards.made_from(product)
+
+
+def finish(run: Run) -> Summary:
+    """Write index and ledger; say how many targets became what."""
+    counts = close_ledger(run, prove, _outcomes, lambda unit: unit.task["targets"]["id"])
+    selection = run.notes["selection"]
+    return Summary(
+        "cutout",
+        run.folder,
+        counts,
+        [
+            f"cutout: {selection['catalogue']} objects listed, {selection['inside']} of them inside "
+            f"tiles, {selection['selected']} selected; "
+            f"{counts['ok']} ok, {counts['flagged']} flagged, {counts['rejected']} rejected, "
+            f"{counts['failed']} failed"
+        ],
+    )
+
+
+def _outcomes(unit: Unit) -> dict[str, Any]:
+    with shards.read(unit.product) as shard:
+        return {name: list(shard.ledger[name]) for name in ("id", "outcome", "reason")}

@@ -1,0 +1,124 @@
+"""What would fail and what it would cost, before any work."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+
+from lensfinder import __version__, survey, tables, tiles
+from lensfinder.config import Config, load
+from lensfinder.errors import LensfinderError, UnitError
+
+_MOCK_SECONDS = 0.02  # a core's time for one mock of three bands, roughly
+
+
+def check_machine(folder: Path) -> dict[str, str]:
+    """Describe versions, devices, file locks and free space."""
+    import torch
+
+    packages = ("torch", "numpy", "astropy", "photutils", "h5py", "dask", "pyarrow")
+    free = shutil.disk_usage(folder).free
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    gpus = [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())]
+    return {
+        "lensfinder": __version__,
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in packages},
+        "cores": str(len(os.sched_getaffinity(0))),
+        "memory": f"{memory / 2**30:.0f} GiB",
+        "gpus": ", ".join(gpus) or "none",
+        "free space here": f"{free / 2**30:.0f} GiB",
+        "file locks here": "work" if _locks_work(folder) else "do not work (shards need none)",
+    }
+
+
+def _locks_work(folder: Path) -> bool:
+    import fcntl
+
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def check_inputs(
+    inputs: Sequence[Path], survey_name: str, bands: str
+) -> tuple[dict[str, str], int]:
+    """Look at a pipeline file, or at tiles.
+
+    Returns
+    -------
+    findings : dict
+        A line each.
+    exit_code : int
+        0, or 2 or 3 if something would fail.
+
+    Raises
+    ------
+    LensfinderError
+        If the request as a whole is wrong.
+    """
+    if len(inputs) == 1 and inputs[0].suffix == ".toml":
+        return _check_pipeline(inputs[0])
+    options = {"run": {"survey": survey_name}, "cutout": {"tiles": tuple(inputs), "bands": bands}}
+    findings, bad = _check_tiles(load(None, (), options))
+    return findings, (2 if len(findings) == 1 else 3) if bad else 0
+
+
+def _check_tiles(config: Config) -> tuple[dict[str, str], int]:
+    this = survey.load(config.run.survey)
+    chosen = this.choose_bands(config.cutout.bands)
+    findings, bad = {}, 0
+    for files in tiles.find(config.cutout.tiles, this, chosen):
+        try:
+            with tiles.open_tile(files, this, chosen) as tile:
+                height, width = tile.shape_YX
+                ra, dec = tile.footprint.centre_ra, tile.footprint.centre_dec
+                findings[files.name] = f"ok, {width} x {height}, centre {ra:.5f} {dec:+.5f}"
+        except UnitError as error:
+            findings[files.name] = f"would fail [{error.reason}] {error}"
+            bad += 1
+    return findings, bad
+
+
+def _check_pipeline(path: Path) -> tuple[dict[str, str], int]:
+    from lensfinder.pipeline import chain
+
+    config = load(path)
+    findings = {"configuration": "ok"}
+    bad = 0
+    steps = chain(config, Path(path.stem))
+    findings["stages"] = " → ".join(folder for folder, _, _ in steps)
+    if config.cutout.tiles:
+        found, bad = _check_tiles(config)
+        findings |= found
+        if config.cutout.catalog is not None:
+            rows = len(tables.read_catalog(config.cutout.catalog, config.cutout.columns)["id"])
+            findings["catalogue"] = f"ok, {rows} rows"
+    simulate = next(staged.simulate for _, stage, staged in steps if stage == "simulate")
+    findings["population"] = _check_population(simulate.population)
+    bands = survey.load(config.run.survey).choose_bands(simulate.bands)
+    stamp_bytes = len(bands) * simulate.size**2 * 5
+    minutes = simulate.count * _MOCK_SECONDS / 60 / len(os.sched_getaffinity(0))
+    findings["mocks"] = (
+        f"{simulate.count} of {simulate.size}² in {','.join(bands)}: "
+        f"{simulate.count * stamp_bytes / 1e9:.2f} GB, about {minutes:.0f} minutes here"
+    )
+    return findings, 3 if bad else 0
+
+
+def _check_population(name: str) -> str:
+    from lensfinder.simulate import recipe
+
+    try:
+        recipe.load(name)
+    except LensfinderError as error:
+        return f"would fail: {error}"
+    return f"ok, {name}"

@@ -1,0 +1,146 @@
+"""Tell how far a run is, what became of an object, and whether its products are sound."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+from lensfinder import tables
+from lensfinder.config import STAGES
+from lensfinder.errors import RequestError
+from lensfinder.runs import INDEX, LEDGER, RUN, Receipt, Unit, fingerprint, orphans, sha256_of
+
+
+def describe(
+    folder: Path, object_id: str | None = None, *, verify: bool, deep: bool, clean: bool
+) -> tuple[list[str], dict[str, Any], int]:
+    """Describe a stage's folder, or each stage of a pipeline's folder.
+
+    Parameters
+    ----------
+    folder : Path
+    object_id : str, optional
+        Tell what became of this object instead.
+    verify : bool
+        Open every product that the index lists.
+    deep : bool
+        Compare its sha256, too.
+    clean : bool
+        Remove temporary files of killed writers, and products that the index does not list.
+
+    Returns
+    -------
+    lines : list of str
+    content : dict
+        The same for a program.
+    exit_code : int
+        0, 3 if units failed, 4 if a product is damaged.
+
+    Raises
+    ------
+    RequestError
+        If `folder` holds no run, or no stage knows the object.
+    """
+    stages = [folder] if (folder / RUN).exists() else _in_order(folder)
+    if not stages:
+        raise RequestError(f"{folder} holds no run", "a folder that a command wrote")
+    if object_id is not None:
+        return _find_object(stages, object_id)
+    lines: list[str] = []
+    content: dict[str, Any] = {}
+    code = 0
+    for stage in stages:
+        said, about = _describe_stage(stage, verify=verify, deep=deep, clean=clean)
+        lines += said
+        content[stage.name] = about
+        code = max(code, 4 if about["damaged"] else 3 if about["failures"] else 0)
+    return lines, content, code
+
+
+def _in_order(folder: Path) -> list[Path]:
+    """Stages of a pipeline's folder, in the order they run."""
+    found = [path.parent for path in folder.glob(f"*/{RUN}")]
+    return sorted(found, key=lambda path: (STAGES.index(_stage_of(path)), path.name))
+
+
+def _stage_of(folder: Path) -> str:
+    return str(json.loads((folder / RUN).read_text())["stage"])
+
+
+def _describe_stage(
+    folder: Path, *, verify: bool, deep: bool, clean: bool
+) -> tuple[list[str], dict[str, Any]]:
+    stage = _stage_of(folder)
+    finished = (folder / INDEX).exists()
+    index = json.loads((folder / INDEX).read_text()) if finished else {"products": [], "counts": {}}
+    made = sorted(p for p in (folder / "products").glob("*") if not p.name.startswith("."))
+    listed = {folder / entry["product"] for entry in index["products"]}
+    stale = [path for path in made if path not in listed] if finished else []
+    failures = [json.loads(path.read_text()) for path in sorted(folder.glob("failures/*.json"))]
+    damaged = _damaged(folder, stage, index["products"], deep=deep) if verify else []
+    left = orphans(folder)
+    about = {
+        "stage": stage,
+        "finished": finished,
+        "products": len(listed) if finished else len(made),
+        "counts": index["counts"],
+        "failures": {f["unit"]: f["reason"] for f in failures},
+        "damaged": damaged,
+        "stale": [path.name for path in stale],
+        "orphans": [path.name for path in left],
+    }
+    counts = ", ".join(f"{value} {name}" for name, value in index["counts"].items() if value)
+    state = "finished" if finished else "not finished"
+    lines = [f"{folder.name}: {state}, {about['products']} products" + (f"; {counts}" * bool(counts))]
+    lines += [f"  failed: {f['unit']} [{f['reason']}] {f['message']}" for f in failures]
+    lines += [f"  damaged: {name}; run the command again to make it anew" for name in damaged]
+    if verify and not damaged:
+        lines.append(f"  {len(index['products'])} products proven" + " with sha256" * deep)
+    if clean:
+        for path in [*left, *stale]:
+            path.unlink()
+        lines.append(f"  removed {len(left)} temporary files and {len(stale)} unlisted products")
+    elif left or stale:
+        lines.append(f"  {len(left)} temporary files, {len(stale)} unlisted products (--clean)")
+    return lines, about
+
+
+def _damaged(
+    folder: Path, stage: str, entries: list[dict[str, Any]], *, deep: bool
+) -> list[str]:
+    module = importlib.import_module(f"lensfinder.{stage}.stage")
+    bad = []
+    for entry in entries:
+        path = folder / entry["product"]
+        stored = module.made_from(path) if path.exists() else None
+        sound = stored is not None and fingerprint(stored) == entry["fingerprint"]
+        if sound:
+            unit = Unit(stage, entry["unit"], path, stored, planned=entry["planned"])
+            receipt = module.prove(unit)
+            counts = {name: entry[name] for name in Receipt.__dataclass_fields__}
+            sound = receipt is not None and vars(receipt) == counts
+        if sound and deep:
+            sound = sha256_of(path) == entry["sha256"]
+        if not sound:
+            bad.append(entry["product"])
+    return bad
+
+
+def _find_object(stages: list[Path], object_id: str) -> tuple[list[str], dict[str, Any], int]:
+    lines, content = [], {}
+    for stage in stages:
+        if not (stage / LEDGER).exists():
+            continue
+        ledger = tables.read_columns(stage / LEDGER)
+        for row in (ledger["id"] == object_id).nonzero()[0]:
+            outcome = {name: str(ledger[name][row]) for name in ("unit", "outcome", "reason")}
+            content[stage.name] = outcome
+            why = f" ({outcome['reason']})" if outcome["reason"] else ""
+            lines.append(f"{stage.name}: {outcome['outcome']}{why}, in {outcome['unit']}")
+    if not lines:
+        raise RequestError(
+            f"no finished stage knows the object '{object_id}'", "an id of the catalogue"
+        )
+    return lines, content, 0
