@@ -16,6 +16,10 @@ ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared" / "data"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--quickstart", metavar="DIR", help="folder of a finished quickstart")
+
+
 @pytest.fixture
 def root() -> Path:
     """Return the project's folder."""
@@ -35,7 +39,7 @@ def lensfinder() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run the command line in a process of its own."""
 
     def call(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "lensfinder", *map(str, arguments)]
+        command = [sys.executable, "-P", "-m", "lensfinder", *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
 
     return call
