@@ -1,0 +1,1 @@
+"""Thresholds, candidates and a page out of scores: kernels beside their stage."""

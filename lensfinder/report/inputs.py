@@ -1,0 +1,173 @@
+"""Score files in: which there are, what they hold, and whether they belong together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lensfinder import runs, shards, tables
+from lensfinder.errors import MismatchError, RequestError
+from lensfinder.report.measure import leaking_ids
+
+CANDIDATE_STAMPS = "candidates.h5"
+_TEXT = ("id", "tile", "kind", "split", "host_id", "source_id", "model_id")
+_NEEDED = {
+    "mocks": ("id", "logit", "score", "flags", "label", "split", "model_id"),
+    "sky": ("id", "ra", "dec", "logit", "score", "flags", "model_id"),
+}
+
+
+def score_files(given: Path) -> list[Path]:
+    """Score tables of a folder that ``infer`` finished, or the one Parquet file given.
+
+    Raises
+    ------
+    RequestError
+        Where there are none.
+    """
+    if given.suffix == ".parquet":
+        files = [given]
+    else:
+        files = [path for path in runs.products_of(given, "infer") if path.suffix == ".parquet"]
+    missing = [path for path in files if not path.is_file()]
+    if not files or missing:
+        raise RequestError(
+            f"no such score file: {missing[0]}" if missing else f"{given} holds no scores",
+            "the folder that `lensfinder infer` wrote, or a Parquet file of scores",
+        )
+    return files
+
+
+def candidate_stamps(given: Path) -> Path | None:
+    """Shard of the best-ranked stamps beside the scores, or None where there is none."""
+    path = (given.parent if given.suffix == ".parquet" else given) / CANDIDATE_STAMPS
+    return path if path.is_file() else None
+
+
+def identity(path: Path) -> str:
+    """What a file holds, whatever its name: the fingerprint it was made with, else its sha256.
+
+    A product made again from the same ingredients differs in the command and versions that it
+    records, and is the same all the same.
+    """
+    if path.suffix == ".h5":
+        made_from = shards.made_from(path)
+    elif path.suffix == ".parquet":
+        made_from = (tables.read_metadata(path) or {}).get("ingredients")
+    else:
+        made_from = None
+    return runs.fingerprint(made_from) if made_from else runs.sha256_of(path)
+
+
+def read_scores(paths: Sequence[Path], role: str) -> dict[str, NDArray[Any]]:
+    """Stack score tables, with text as fixed-width strings.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+        Parquet files.
+    role : str
+        ``mocks`` or ``sky``: it decides which columns must be there.
+
+    Raises
+    ------
+    RequestError
+        Where a column is missing, or an id stands twice on the sky.
+    """
+    parts = []
+    for path in paths:
+        part = tables.read_columns(path)
+        missing = [name for name in _NEEDED[role] if name not in part]
+        if missing:
+            raise RequestError(
+                f"{path} has no column {', '.join(missing)}", "scores that `lensfinder infer` wrote"
+            )
+        parts.append(part)
+    columns = tables.concatenate(parts)
+    n = len(columns["id"])
+    for name in _TEXT:
+        columns[name] = columns[name].astype(str) if name in columns else np.full(n, "")
+    if role == "sky":
+        for name in ("x", "y"):
+            columns.setdefault(name, np.full(n, np.nan))
+        ids, counts = np.unique(columns["id"], return_counts=True)
+        if n and counts.max() > 1:
+            raise RequestError(
+                f"the sky's scores hold the id '{ids[counts.argmax()]}' {counts.max()} times",
+                "one row for each object",
+            )
+    return columns
+
+
+def check_one_model(tables_by_role: Mapping[str, Mapping[str, NDArray[Any]]]) -> str:
+    """Return the one model that gave all the scores.
+
+    Raises
+    ------
+    MismatchError
+        Where there are several: a threshold of one says nothing about another's scores.
+    """
+    models = {
+        str(model): role
+        for role, columns in tables_by_role.items()
+        for model in np.unique(columns["model_id"])
+    }
+    if len(models) > 1:
+        listed = ", ".join(f"{model[:12]} ({role})" for model, role in models.items())
+        raise MismatchError(
+            f"the scores come from {len(models)} models: {listed}",
+            "one model for mocks and sky",
+            "Run `lensfinder infer` on both with the same model.",
+        )
+    return next(iter(models), "")
+
+
+def check_no_leakage(mocks: Mapping[str, NDArray[Any]]) -> None:
+    """Refuse scores whose training and test splits share a host or a source.
+
+    Raises
+    ------
+    MismatchError
+        With the ids.
+    """
+    for name, what in (("host_id", "host galaxies"), ("source_id", "sources")):
+        shared = leaking_ids(mocks, name)
+        if len(shared):
+            listed = ", ".join(f"'{value}'" for value in shared[:3])
+            raise MismatchError(
+                f"{len(shared)} {what} stand in the train and the test split: {listed}",
+                "splits that share none (leakage makes every figure too good)",
+                "Simulate the mocks again; `lensfinder simulate` splits hosts and sources first.",
+            )
+
+
+def read_stamps(
+    path: Path, ids: Sequence[str]
+) -> tuple[list[NDArray[np.float32] | None], float, tuple[str, ...]]:
+    """Stamps of these objects, joined by id.
+
+    Parameters
+    ----------
+    path : Path
+        A shard.
+    ids : sequence of str
+        Objects wanted.
+
+    Returns
+    -------
+    stamps : list of float32 arrays of shape (band, y, x) in nJy, or None
+        In the order of ``ids``; None where the shard does not hold the object.
+    width_arcsec : float
+        Side of a stamp.
+    bands : tuple of str
+        In the order of the band axis.
+    """
+    with shards.read(path) as shard:
+        row_of = {str(name): row for row, name in enumerate(shard.catalog["id"])}
+        stamps = [shard.image[row_of[name]] if name in row_of else None for name in ids]
+        width_arcsec = shard.size * shard.header.pixel_scale_arcsec
+        return stamps, width_arcsec, shard.header.bands

@@ -1,0 +1,115 @@
+"""`report`: scores to thresholds, candidates and a page.
+
+The report is one unit. Its product is ``report.json``, written last: it holds every number and
+the sha256 of all that stands beside it (``index.html``, ``candidates.*``, ``figures/``).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lensfinder import runs, tables
+from lensfinder.config import Config
+from lensfinder.errors import RequestError
+from lensfinder.report import inputs, products
+from lensfinder.runs import Receipt, Run, Summary, Unit, close_ledger, ingredients
+
+_VERSION = 1
+
+
+def plan(config: Config, run: Run) -> Iterator[list[Unit]]:
+    """Yield the one unit.
+
+    Raises
+    ------
+    RequestError
+        If scores are missing.
+    """
+    wanted = config.report
+    if not wanted.scores:
+        raise RequestError(
+            "report was given no scores", "at least one folder of scores of labelled mocks",
+            "Give the folder that `lensfinder infer` wrote for the mocks.",
+        )  # fmt: skip
+    files = {"mocks": [path for given in wanted.scores for path in inputs.score_files(given)]}
+    stamps = None
+    if wanted.sky is not None:
+        files["sky"] = inputs.score_files(wanted.sky)
+        stamps = inputs.candidate_stamps(wanted.sky)
+    if wanted.known is not None and not wanted.known.is_file():
+        raise RequestError(f"no such catalogue of known lenses: {wanted.known}")
+    planned = {path: tables.rows_of(path) for paths in files.values() for path in paths}
+    unit = Unit(
+        stage="report",
+        name="report",
+        product=run.folder / products.REPORT,
+        ingredients=ingredients(
+            "report", _VERSION, wanted,
+            seed=config.run.seed,
+            stamps=stamps and inputs.identity(stamps),
+            known=wanted.known and inputs.identity(wanted.known),
+            **{role: [inputs.identity(path) for path in paths] for role, paths in files.items()},
+        ),
+        task={
+            "files": {role: [str(path) for path in paths] for role, paths in files.items()},
+            "stamps": stamps and str(stamps),
+            "known": wanted.known and str(wanted.known),
+            "provenance": run.provenance,
+        },
+        planned=sum(planned.values()),
+    )  # fmt: skip
+    yield [unit]
+    run.units = [unit]
+
+
+def do(unit: Unit) -> Receipt:
+    """Measure and write everything, ``report.json`` last.
+
+    Raises
+    ------
+    MismatchError
+        If the scores come from several models, or the splits leak.
+    RequestError
+        If an input can't be used.
+    """
+    return products.make(unit)
+
+
+def prove(unit: Unit) -> Receipt | None:
+    """Compare every product with the sha256 that ``report.json`` holds."""
+    stored = _stored(unit.product)
+    if stored is None:
+        return None
+    for name, sha256 in stored["products"].items():
+        path = unit.product.parent / name
+        if not path.is_file() or runs.sha256_of(path) != sha256:
+            return None
+    return Receipt(**stored["receipt"])
+
+
+def made_from(product: Path) -> dict[str, Any] | None:
+    """Return the ingredients that a report was made from, or None if it can't be read."""
+    stored = _stored(product)
+    return None if stored is None else stored["ingredients"]
+
+
+def _stored(product: Path) -> dict[str, Any] | None:
+    try:
+        stored = json.loads(product.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    whole = isinstance(stored, dict) and {"products", "receipt", "ingredients"} <= stored.keys()
+    return stored if whole else None
+
+
+def finish(run: Run) -> Summary:
+    """Write index and ledger; say in words what was found, and which file to open."""
+    counts = close_ledger(run, prove)
+    stored = _stored(run.folder / products.REPORT)
+    lines = []
+    if stored is not None and not counts["failed"]:
+        lines = [*stored["summary"], f"Open {run.folder / products.PAGE}"]
+    return Summary("report", run.folder, counts, lines)

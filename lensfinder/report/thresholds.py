@@ -1,0 +1,270 @@
+"""Thresholds at a false positive rate, with the interval of what they will really give.
+
+An object passes a threshold when its logit is strictly greater, so a threshold may be the logit
+of a negative itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import beta, binom
+
+from lensfinder.report.estimates import CONFIDENCE, Estimate, clopper_pearson, fraction
+
+# fpr * N is meant as a decimal product: 0.29 * 100 must be 29, not 28.999999999999996.
+_ROUND_OFF = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class ThresholdPoint:
+    """What one asked false positive rate came to.
+
+    Attributes
+    ----------
+    fpr_asked : float
+        The rate asked for, in (0, 1).
+    logit : float or None
+        The threshold; None where refused.
+    n_negatives, n_negatives_needed : int
+        Negatives there are, and the fewest that support this rate (3 / FPR).
+    n_false_positives : int or None
+        Negatives strictly above the threshold.
+    fpr, tpr, purity : Estimate
+        True rates at the threshold, and purity at the given prevalence.
+    reason : str or None
+        Why there is no threshold.
+    """
+
+    fpr_asked: float
+    logit: float | None
+    n_negatives: int
+    n_negatives_needed: int
+    n_false_positives: int | None
+    fpr: Estimate
+    tpr: Estimate
+    purity: Estimate
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KindRate:
+    """Fraction of one kind of negative above a threshold."""
+
+    kind: str
+    n_above: int
+    rate: Estimate
+
+
+def negatives_needed(fpr: float) -> int:
+    """Fewest negatives that bound this rate at 95 %: ceil(3 / FPR), the rule of three.
+
+    Parameters
+    ----------
+    fpr : float
+        False positive rate in (0, 1).
+    """
+    return math.ceil(3.0 / fpr - _ROUND_OFF)
+
+
+def threshold_at_fpr(
+    negative_logit_N: NDArray[np.floating],
+    lens_logit_P: NDArray[np.floating],
+    fpr: float,
+    prevalence: float,
+    confidence: float = CONFIDENCE,
+) -> ThresholdPoint:
+    """Threshold that lets at most floor(FPR N) of N negatives pass, and what it is worth.
+
+    With k = floor(FPR N), the threshold is the (k+1)-th highest negative logit: k / N is the
+    largest observed rate that does not exceed the asked one. For continuous scores the rate of
+    **new** negatives above it follows Beta(k+1, N-k) (the distribution of an order statistic;
+    David & Nagaraja 2003, eq. 2.1.5), whose central interval is quoted. Where logits tie at the
+    threshold, fewer than k pass: the upper end still holds, and the lower one is that of
+    Clopper-Pearson for those that do pass.
+
+    Parameters
+    ----------
+    negative_logit_N, lens_logit_P : float arrays, shapes (N,) and (P,)
+        Finite logits of test negatives and test lenses.
+    fpr : float
+        Rate asked for, in (0, 1).
+    prevalence : float
+        Fraction of lenses among targets on the sky, in (0, 1), for the purity.
+    confidence : float
+        Of the intervals.
+
+    Returns
+    -------
+    ThresholdPoint
+        Refused where N < 3 / FPR, with the number it would take.
+    """
+    n = len(negative_logit_N)
+    needed = negatives_needed(fpr)
+    if n < needed:
+        reason = f"an FPR of {fpr:g} takes {needed:,} negatives, there are {n:,}"
+        refused = Estimate(None, n=n, reason=reason)
+        return ThresholdPoint(fpr, None, n, needed, None, refused, refused, refused, reason)
+    k = math.floor(fpr * n + _ROUND_OFF)
+    threshold = float(np.partition(negative_logit_N, n - 1 - k)[n - 1 - k])
+    n_above = int(np.sum(negative_logit_N > threshold))
+    n_found = int(np.sum(lens_logit_P > threshold))
+
+    rate = _order_statistic_rate(k, n_above, n, confidence)
+    tpr = fraction(n_found, len(lens_logit_P), "lenses in the test split", confidence)
+    # Both ends at once: lenses and negatives are independent, so that intervals of sqrt(0.95)
+    # each hold together with 0.95.
+    each = math.sqrt(confidence)
+    return ThresholdPoint(
+        fpr_asked=fpr,
+        logit=threshold,
+        n_negatives=n,
+        n_negatives_needed=needed,
+        n_false_positives=n_above,
+        fpr=rate,
+        tpr=tpr,
+        purity=purity_at_prevalence(
+            fraction(n_found, len(lens_logit_P), "lenses in the test split", each),
+            _order_statistic_rate(k, n_above, n, each),
+            prevalence,
+        ),
+    )
+
+
+def _order_statistic_rate(k: int, n_above: int, n: int, confidence: float) -> Estimate:
+    """FPR above the (k+1)-th highest of n negatives, of which n_above <= k are strictly above."""
+    tail = (1.0 - confidence) / 2.0
+    high = float(beta.ppf(1.0 - tail, k + 1, n - k))
+    if n_above == k:
+        return Estimate(n_above / n, float(beta.ppf(tail, k + 1, n - k)), high, n)
+    low, _ = clopper_pearson(n_above, n, confidence)
+    reason = f"{k - n_above + 1} or more negatives tie at the threshold"
+    return Estimate(n_above / n, float(low), high, n, reason)
+
+
+def purity(completeness: float, fpr: float, prevalence: float) -> float:
+    """Fraction of lenses among candidates: pi C / (pi C + (1 - pi) FPR).
+
+    Parameters
+    ----------
+    completeness, fpr : float
+        Rates in [0, 1], not both 0.
+    prevalence : float
+        pi, the fraction of lenses among targets, in (0, 1).
+    """
+    lenses = prevalence * completeness
+    return lenses / (lenses + (1.0 - prevalence) * fpr)
+
+
+def purity_at_prevalence(tpr: Estimate, fpr: Estimate, prevalence: float) -> Estimate:
+    """Purity with the interval that those of TPR and FPR imply.
+
+    Purity rises with the TPR and falls with the FPR, so the corners of the rectangle are its ends.
+
+    Parameters
+    ----------
+    tpr, fpr : Estimate
+        With intervals.
+    prevalence : float
+        In (0, 1).
+
+    Returns
+    -------
+    Estimate
+        ``value`` None where nothing passed the threshold; refused where TPR or FPR is.
+    """
+    if tpr.value is None or fpr.value is None:
+        return Estimate(None, reason=tpr.reason or fpr.reason)
+    if tpr.low is None or tpr.high is None or fpr.low is None or fpr.high is None:
+        raise ValueError("purity needs the intervals of TPR and FPR")
+    # FPR may be 0 at the lower end (ties): anything found would then be pure.
+    low = purity(tpr.low, fpr.high, prevalence)
+    high = purity(tpr.high, fpr.low, prevalence)
+    if tpr.value == 0.0 and fpr.value == 0.0:
+        return Estimate(None, low, high, reason="no test object passes this threshold")
+    return Estimate(purity(tpr.value, fpr.value, prevalence), low, high)
+
+
+def strictest_supported(points: Sequence[ThresholdPoint]) -> int | None:
+    """Index of the smallest asked FPR that has a threshold; None where there is none."""
+    supported = [i for i, point in enumerate(points) if point.logit is not None]
+    return min(supported, key=lambda i: points[i].fpr_asked, default=None)
+
+
+def rate_above(logit_N: NDArray[np.floating], threshold: float, of_what: str) -> Estimate:
+    """Fraction strictly above a threshold that these objects did not set (Clopper-Pearson).
+
+    Parameters
+    ----------
+    logit_N : float array, shape (N,)
+        Finite logits.
+    threshold : float
+        A logit.
+    of_what : str
+        What the objects are, in the plural.
+    """
+    return fraction(int(np.sum(logit_N > threshold)), len(logit_N), of_what)
+
+
+def rates_by_kind(
+    kind_N: NDArray[np.str_], logit_N: NDArray[np.floating], threshold: float
+) -> list[KindRate]:
+    """Fraction of each kind of negative above a threshold, in the order of their names.
+
+    Parameters
+    ----------
+    kind_N : str array, shape (N,)
+        Kind of each negative.
+    logit_N : float array, shape (N,)
+        Their finite logits.
+    threshold : float
+        A logit.
+    """
+    rates = []
+    for kind in np.unique(kind_N):
+        rate = rate_above(logit_N[kind_N == kind], threshold, "negatives of this kind")
+        rates.append(KindRate(str(kind), int(np.sum(logit_N[kind_N == kind] > threshold)), rate))
+    return rates
+
+
+def sky_quantile(
+    sky_logit_N: NDArray[np.floating], fpr: float, confidence: float = CONFIDENCE
+) -> Estimate:
+    """Logit that a fraction ``fpr`` of the unlabelled sky exceeds, with its interval.
+
+    Nearly every object on the sky is a negative, and lenses can only add to those above, so the
+    FPR on the sky at this logit is at most ``fpr``. The interval is that of order statistics
+    (David & Nagaraja 2003, sect. 7.1): free of the scores' distribution.
+
+    Parameters
+    ----------
+    sky_logit_N : float array, shape (N,)
+        Finite logits of sky objects.
+    fpr : float
+        In (0, 1).
+    confidence : float
+        Of the interval.
+
+    Returns
+    -------
+    Estimate
+        In logits; refused where N < 3 / FPR.
+    """
+    n = len(sky_logit_N)
+    needed = negatives_needed(fpr)
+    if n < needed:
+        reason = f"an FPR of {fpr:g} takes {needed:,} sky objects, there are {n:,}"
+        return Estimate(None, n=n, reason=reason)
+    descending = np.sort(sky_logit_N)[::-1]
+    k = math.floor(fpr * n + _ROUND_OFF)
+    tail = (1.0 - confidence) / 2.0
+    # The number of objects above the true quantile is Binomial(n, fpr).
+    fewest = int(binom.ppf(tail, n, fpr))
+    most = int(binom.ppf(1.0 - tail, n, fpr))
+    low = descending[min(most, n - 1)]
+    high = descending[max(fewest - 1, 0)]
+    return Estimate(float(descending[k]), float(low), float(high), n)

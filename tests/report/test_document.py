@@ -1,0 +1,246 @@
+"""Laws of what is measured, of the numbers in words, and of the page that shows them."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lensfinder.report import candidates, document, illustrate, measure, page, thumbnails
+
+SEEN, ADAPTED = 8, 16
+KEPT_OUT = {"seen_in_training_bit": SEEN, "adapted_bit": ADAPTED}
+
+
+def mock_columns(n_lenses: int, n_negatives: int, seed: int = 0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    n = n_lenses + n_negatives
+    is_lens_N = np.arange(n) < n_lenses
+    logit_N = np.where(is_lens_N, rng.normal(3, 2, n), rng.normal(-5, 2, n))
+    return {
+        "id": np.array([f"mock{i}" for i in range(n)]),
+        "logit": logit_N,
+        "score": 1 / (1 + np.exp(-logit_N)),
+        "label": is_lens_N.astype(np.int8),
+        "kind": np.where(is_lens_N, "lens", np.where(np.arange(n) % 2, "ring", "spiral")),
+        "split": np.full(n, "test"),
+        "flags": np.zeros(n, np.int32),
+        "host_id": np.array([f"host{i}" for i in range(n)]),
+        "source_id": np.full(n, ""),
+        "theta_e_arcsec": np.where(is_lens_N, rng.uniform(0.5, 3, n), np.nan),
+        "source_snr": np.where(is_lens_N, rng.uniform(5, 200, n), np.nan),
+    }
+
+
+def sky_columns(n: int, n_high: int, seed: int = 1) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    logit_N = rng.normal(-6, 1, n)
+    logit_N[:n_high] = 50.0 + np.arange(n_high)
+    return {
+        "id": np.array([f"sky {i}" for i in range(n)], dtype="<U64"),
+        "ra": rng.uniform(0, 360, n),
+        "dec": rng.uniform(-80, 80, n),
+        "tile": np.full(n, "t"),
+        "x": np.arange(n, dtype=float),
+        "y": np.arange(n, dtype=float),
+        "logit": logit_N,
+        "score": 1 / (1 + np.exp(-logit_N)),
+        "flags": np.zeros(n, np.int32),
+        "mag_r": rng.normal(19, 1, n),
+    }
+
+
+def measured_of(columns: dict[str, np.ndarray]) -> tuple[measure.Measured, measure.Columns]:
+    return measure.measure_labelled(
+        columns, fprs=(1e-2, 1e-3, 1e-4), prevalence=1e-3, seed=0, **KEPT_OUT
+    )
+
+
+def report_of(mocks: dict[str, np.ndarray], sky: dict[str, np.ndarray] | None) -> dict[str, Any]:
+    measured, _ = measured_of(mocks)
+    listed = sky_measured = None
+    if sky is not None:
+        sky_measured = measure.measure_sky(sky, measured, **KEPT_OUT)
+        cut = measured.operating_logit
+        n_above = 0 if cut is None else int(np.sum(sky["logit"] > cut))
+        rows = candidates.rows(
+            sky, candidates.rank(sky["logit"], sky["id"]), threshold=cut,
+            n_listed=n_above or 20, name_prefix="LF",
+            flag_names=lambda bits: ["edge"] if bits & 1 else [],
+        )  # fmt: skip
+        listed = {"n_above": n_above, "rows": rows}
+    return document.build(
+        measured=measured, sky=sky_measured, candidates=listed, known=None,
+        settings={"model_id": "m", "prevalence": 1e-3, "bands": ["r"], "stamp_bands": ["r"]},
+        provenance={"command": "lensfinder report x", "seed": 0, "versions": {"a": "1"},
+                    "inputs": [{"role": "mocks", "path": "x", "rows": 1}]},
+    )  # fmt: skip
+
+
+def page_of(mocks: dict[str, np.ndarray], sky: dict[str, np.ndarray] | None) -> str:
+    content = report_of(mocks, sky)
+    drawn = illustrate.illustrations(*measured_of(mocks), None if sky is None else sky["logit"])
+    n = len(content["candidates"]["rows"]) if content["candidates"] else 0
+    stamp = thumbnails.png(np.full((3, 3, 4), 255, np.uint8))
+    return page.render(content, drawn, [stamp] * n)
+
+
+def test_only_scored_labelled_test_objects_unknown_to_the_model_count() -> None:
+    columns = mock_columns(100, 300)
+    columns["split"] = columns["split"].astype("<U5")
+    columns["split"][:3] = "train"
+    columns["logit"][3:5] = np.nan
+    columns["label"][5:6] = -1
+    columns["flags"][6:10] = SEEN
+    # Each is counted once, also where several causes apply.
+    columns["flags"][0] = ADAPTED
+    columns["flags"][9:15] |= ADAPTED
+    used_N, left_out = measure.select_test(columns, SEEN, ADAPTED)
+    assert left_out == measure.LeftOut(3, 2, 1, 4, 5)
+    assert used_N.sum() + 15 == 400
+    assert not used_N[:15].any()
+    measured, used = measured_of(columns)
+    assert measured.n_lenses + measured.n_negatives == len(used["id"]) == 385
+
+
+def test_other_splits_change_no_figure() -> None:
+    columns = mock_columns(100, 400)
+    other = mock_columns(100, 400, seed=9)
+    other["split"] = np.full(500, "val")
+    both = {name: np.concatenate([columns[name], other[name]]) for name in columns}
+    alone, together = measured_of(columns)[0], measured_of(both)[0]
+    assert together.left_out.other_split == 500
+    assert together.points == alone.points
+    assert (together.auroc, together.tpr10) == (alone.auroc, alone.tpr10)
+
+
+def test_operating_threshold_is_the_strictest_that_the_negatives_support() -> None:
+    measured, _ = measured_of(mock_columns(50, 3000))
+    assert measured.operating is not None
+    assert measured.points[measured.operating].fpr_asked == 1e-3
+    assert sum(kind.n_above for kind in measured.kinds) == 3
+    assert measured_of(mock_columns(50, 299))[0].operating is None
+
+
+def test_objects_seen_in_training_bound_nothing_and_stay_candidates() -> None:
+    measured, _ = measured_of(mock_columns(100, 300))
+    sky = sky_columns(1000, 4)
+    before = measure.measure_sky(sky, measured, **KEPT_OUT)
+    sky["flags"][:2] = SEEN
+    sky["flags"][2] = ADAPTED
+    after = measure.measure_sky(sky, measured, **KEPT_OUT)
+    assert (after.n_scored, after.n_seen_in_training, after.n_adapted) == (1000, 2, 1)
+    assert before.above_operating.n == 1000
+    assert after.above_operating.n == 997
+    assert (
+        round(after.above_operating.value * 997) == round(before.above_operating.value * 1000) - 3
+    )  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("name", ["host_id", "source_id"])
+def test_leaking_ids_are_those_of_both_train_and_test(name: str) -> None:
+    columns = {
+        name: np.array(["a", "b", "a", "", "", "c"]),
+        "split": np.array(["train", "test", "test", "train", "test", "val"]),
+    }
+    assert measure.leaking_ids(columns, name).tolist() == ["a"]
+
+
+def test_json_has_no_nan_and_no_infinity() -> None:
+    sky = sky_columns(400, 3)
+    sky["mag_r"][0] = np.nan
+    sky["ra"][1] = np.nan
+    content = report_of(mock_columns(100, 400), sky)
+    text = json.dumps(content, allow_nan=False)
+    assert json.loads(text) == content
+    row = content["candidates"]["rows"][1]
+    assert (row["ra"], row["name"]) == (None, "")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, "–"), (0.0, "0 %"), (1.0, "100 %"), (0.5, "50 %"), (0.0123, "1.2 %"), (1e-4, "0.01 %"),
+     (2.84e-5, "0.0028 %"), (0.9996, "99.96 %"), (0.995, "99.5 %"), (3e-9, "0.0000003 %")],
+)  # fmt: skip
+def test_percentages_never_round_to_none_or_all(value: float | None, text: str) -> None:
+    assert document.percent(value).replace("\u00a0", " ") == text
+
+
+def test_powers_of_ten() -> None:
+    assert document.power(1e-4) == "10⁻⁴"
+    assert document.power(3.7e-4) == "3.7 × 10⁻⁴"
+
+
+def test_summary_tells_candidates_refusals_and_their_absence() -> None:
+    words = " ".join(report_of(mock_columns(100, 400), sky_columns(400, 3))["summary"])
+    assert "3 of 400 sky objects are candidates" in words
+    assert "takes 3,000" in words
+    assert "takes 30,000" in words
+    words = " ".join(report_of(mock_columns(100, 400), sky_columns(400, 0))["summary"])
+    assert "None of 400 sky objects is a candidate" in words
+    words = " ".join(report_of(mock_columns(10, 20), sky_columns(40, 2))["summary"])
+    assert "no threshold to call any of them a candidate" in words
+    assert "mocks alone" in report_of(mock_columns(10, 20), None)["summary"][0]
+
+
+@pytest.mark.parametrize(("lenses", "negatives"), [(0, 400), (100, 0), (0, 0), (5, 5)])
+@pytest.mark.parametrize("n_sky", [None, 30])
+def test_every_shortage_has_its_page(lenses: int, negatives: int, n_sky: int | None) -> None:
+    sky = None if n_sky is None else sky_columns(n_sky, 0)
+    html = page_of(mock_columns(lenses, negatives), sky)
+    assert "Not supported." in html
+    assert "30,000 negatives" in html
+    assert not re.search(r"\bnan\b", re.sub(r"base64,[^\"]*", "", html))
+
+
+def test_an_id_stays_text_wherever_it_stands() -> None:
+    sky = sky_columns(400, 4)
+    evil = [
+        "<script>alert(1)</script>", "\"><img src=x onerror=alert(1)>", "</script><b>", "\x1b[31m&",
+    ]  # fmt: skip
+    sky["id"][:4] = evil
+    mocks = mock_columns(100, 400)
+    mocks["kind"] = np.where(mocks["label"] == 1, "lens", "<i>ring</i>")
+    html = page_of(mocks, sky)
+    for text in (*evil, "<i>ring</i>"):
+        assert text not in html
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
+    assert "\x1b" not in html
+    # The page's own data block and script are the only ones, each closed once.
+    assert html.count("<script") == html.count("</script>") == 2
+    block = re.search(r'id="sort-keys">(.*?)</script>', html, re.DOTALL)
+    assert block is not None
+    assert {key["id"] for key in json.loads(block[1])} == set(evil)
+
+
+def test_the_page_runs_and_loads_nothing_but_its_own() -> None:
+    html = page_of(mock_columns(100, 400), sky_columns(400, 3))
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', html)
+    assert policy is not None
+    assert policy[1].startswith("default-src 'none'; img-src data:;")
+    assert "unsafe" not in policy[1]
+    for tag in ("style", "script"):
+        text = re.search(rf"<{tag}>(.*?)</{tag}>", html, re.DOTALL)
+        assert text is not None
+        digest = base64.b64encode(hashlib.sha256(text[1].encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policy[1]
+    assert not re.search(r"""(?:src|href)=["'](?!data:|#)""", html)
+    assert not re.search(r"\son\w+=|\sstyle=", html)
+    assert re.findall(r"<img(?![^>]*alt=\"[^\"]+\")[^>]*>", html) == []
+
+
+def test_below_the_threshold_is_said_plainly() -> None:
+    html = page_of(mock_columns(100, 400), sky_columns(400, 0))
+    assert "No object above the threshold" in html
+    assert html.count("below threshold</span>") == 20
+
+
+def test_candidates_and_thumbnails_must_match() -> None:
+    content = report_of(mock_columns(100, 400), sky_columns(400, 3))
+    with pytest.raises(ValueError, match="3 candidates, 1 thumbnails"):
+        page.render(content, [], [None])

@@ -1,0 +1,261 @@
+"""Laws of the stage: products that vouch for themselves, refusals, joins by id, round trips."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from astropy.table import Table
+
+from lensfinder import runs, schema, shards, tables
+from lensfinder.config import Config, ReportConfig
+from lensfinder.errors import MismatchError, RequestError
+from lensfinder.report import stage
+
+MODEL = "a" * 64
+SIZE = 9
+
+
+def write_scores(folder: Path, columns: dict[str, Any], name: str = "scores") -> Path:
+    """A folder as `infer` leaves it."""
+    product = folder / "products" / f"{name}.parquet"
+    tables.write_columns(product, columns, {"ingredients": {"made": f"{folder.name} {name}"}})
+    runs.write_json(
+        folder / runs.INDEX,
+        {"stage": "infer", "counts": {}, "products": [{"product": f"products/{name}.parquet"}]},
+    )
+    return folder
+
+
+def mock_scores(n_lenses: int = 60, n_negatives: int = 301) -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    n = n_lenses + n_negatives
+    lens_N = np.arange(n) < n_lenses
+    logit_N = np.where(lens_N, rng.normal(3, 2, n), rng.normal(-5, 2, n))
+    logit_N[-1] = np.nan
+    outcome = np.full(n, "ok", object)
+    outcome[-1] = "rejected"
+    return {
+        "id": [f"mock{i}" for i in range(n)],
+        "ra": np.full(n, np.nan), "dec": np.full(n, np.nan), "tile": [""] * n,
+        "x": np.zeros(n), "y": np.zeros(n),
+        "logit": logit_N, "score": 1 / (1 + np.exp(-logit_N)),
+        "outcome": outcome, "reason": [""] * n, "flags": np.zeros(n, int),
+        "label": lens_N.astype(int), "kind": np.where(lens_N, "lens", "ring"),
+        "split": ["test"] * n, "host_id": [f"h{i}" for i in range(n)], "source_id": [""] * n,
+        "theta_e_arcsec": np.where(lens_N, 1.2, np.nan),
+        "source_snr": np.where(lens_N, 30.0, np.nan), "model_id": [MODEL] * n,
+    }  # fmt: skip
+
+
+SKY_IDS = ["<script>alert(1)</script>", "=cmd()", "é} b", "plain", "also plain", "last"]
+
+
+def sky_scores(logits: list[float] | None = None) -> dict[str, Any]:
+    n = len(SKY_IDS)
+    logit_N = np.array(logits or [9.0, 8.0, 7.0, 7.0, -5.0, np.nan])
+    return {
+        "id": SKY_IDS,
+        "ra": 180.0 + 0.01 * np.arange(n), "dec": np.full(n, -0.5), "tile": ["t"] * n,
+        "x": np.arange(n) * 1.0, "y": np.arange(n) * 2.0,
+        "logit": logit_N, "score": 1 / (1 + np.exp(-logit_N)), "outcome": ["ok"] * n,
+        "reason": [""] * n, "flags": [0, schema.FLAG_EDGE, 0, 0, 0, 0], "label": [-1] * n,
+        "mag_g": np.full(n, 20.5), "mag_r": np.full(n, 19.5), "model_id": [MODEL] * n,
+    }  # fmt: skip
+
+
+def write_stamps(path: Path, ids: list[str]) -> None:
+    """Stamps in this order, object k with all its signal in corner pixel (0, k)."""
+    n = len(ids)
+    image_NCHW = np.random.default_rng(1).normal(0, 1, (n, 1, SIZE, SIZE)).astype(np.float32)
+    for row, name in enumerate(ids):
+        image_NCHW[row, 0, 0, SKY_IDS.index(name)] = 1000.0
+    blank = {name: [schema.empty_value(name)] * n for name in schema.REQUIRED_COLUMNS}
+    header = shards.Header("infer", "kids", ("r",), 0.2, {"made": "stamps"}, {})
+    shards.write(
+        path, header, image_NCHW, np.zeros(image_NCHW.shape, np.uint8), {**blank, "id": ids}
+    )
+
+
+def report(folder: Path, scores: list[Path], **keys: Any) -> runs.Summary:
+    config = Config(report=ReportConfig(scores=tuple(scores), prevalence=1e-3, **keys))
+    return runs.execute("report", config, folder, runs.Execution(engine="serial", verbosity=-1))
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> dict[str, Path]:
+    mocks = write_scores(tmp_path / "mocks", mock_scores())
+    sky = write_scores(tmp_path / "sky", sky_scores())
+    write_stamps(sky / "candidates.h5", SKY_IDS[4::-1])
+    known = tmp_path / "known.csv"
+    known.write_text("id,ra,dec\nhit,180.0300001,-0.5\nfaint,180.04,-0.5001\nelsewhere,10,10\n")
+    return {"mocks": mocks, "sky": sky, "known": known}
+
+
+@pytest.fixture
+def made(inputs: dict[str, Path], tmp_path: Path) -> Path:
+    summary = report(tmp_path / "out", [inputs["mocks"]], sky=inputs["sky"], known=inputs["known"])
+    assert summary.exit_code == 0
+    assert summary.counts == {"planned": 367, "ok": 365, "flagged": 0, "rejected": 2, "failed": 0}
+    assert summary.lines[-1] == f"Open {tmp_path / 'out' / 'index.html'}"
+    assert "4 of 5 sky objects are candidates" in summary.lines[0]
+    return tmp_path / "out"
+
+
+def test_report_json_holds_numbers_provenance_and_no_time(made: Path) -> None:
+    content = json.loads((made / "report.json").read_text())
+    assert content["mocks"]["left_out"]["not_scored"] == 1
+    assert content["mocks"]["n_negatives"] == 300
+    assert content["operating"]["fpr_asked"] == 0.01
+    assert [row["n_negatives_needed"] for row in content["thresholds"]] == [300, 3000, 30000]
+    assert {entry["role"] for entry in content["provenance"]["inputs"]} == {"mocks", "sky"}
+    assert content["provenance"]["versions"]["lensfinder"]
+
+
+def test_two_runs_give_equal_products(made: Path, inputs: dict[str, Path], tmp_path: Path) -> None:
+    report(tmp_path / "again", [inputs["mocks"]], sky=inputs["sky"], known=inputs["known"])
+    names = json.loads((made / "report.json").read_text())["products"]
+    for name in ["report.json", *names]:
+        assert (made / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
+
+
+def test_a_finished_report_is_reused_and_a_damaged_product_made_again(
+    made: Path, inputs: dict[str, Path]
+) -> None:
+    keys = {"sky": inputs["sky"], "known": inputs["known"]}
+    assert report(made, [inputs["mocks"]], **keys).reused == 1
+    whole = (made / "index.html").read_bytes()
+    (made / "index.html").write_bytes(whole[:-1])
+    assert report(made, [inputs["mocks"]], **keys).done == 1
+    assert (made / "index.html").read_bytes() == whole
+    with pytest.raises(MismatchError, match="name_prefix"):
+        report(made, [inputs["mocks"]], name_prefix="KiDS", **keys)
+
+
+def test_tables_round_trip_with_ids_that_each_format_can_carry(made: Path) -> None:
+    order = ["<script>alert(1)</script>", "=cmd()", "plain", "é} b"]  # tie at 7.0: by id
+    parquet = tables.read_columns(made / "candidates.parquet")
+    assert parquet["id"].tolist() == order
+    assert parquet["rank"].tolist() == [1, 2, 3, 4]
+    assert parquet["name"][0] == "LF J120000.00-003000.0"
+    fits = Table.read(made / "candidates.fits")
+    assert [str(name) for name in fits["id"]] == [*order[:3], "\\xe9} b"]
+    ecsv = Table.read(made / "candidates.ecsv", format="ascii.ecsv")
+    assert ecsv["id"].tolist() == [order[0], "'=cmd()", *order[2:]]
+    for table in (fits, ecsv):
+        for name in ("ra", "dec", "logit", "score", "mag_g", "mag_r", "x", "y"):
+            np.testing.assert_array_equal(np.asarray(table[name]), parquet[name])
+        assert str(table["ra"].unit) == "deg"
+    assert ecsv["flags"][1] == "edge"
+    regions = (made / "candidates.reg").read_text().splitlines()
+    assert len(regions) == 3 + 4
+    assert regions[-1].endswith("text={4 é%7D b}")
+
+
+def test_stamps_are_joined_by_id_and_ids_stay_text(made: Path) -> None:
+    html = (made / "index.html").read_text()
+    assert "<script>alert(1)" not in html
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
+    assert "no stamp for this object" not in html
+
+
+def test_a_stamp_is_read_for_its_id_in_whatever_order(inputs: dict[str, Path]) -> None:
+    from lensfinder.report.inputs import read_stamps
+
+    stamps, width_arcsec, bands = read_stamps(
+        inputs["sky"] / "candidates.h5", ["plain", "absent", "=cmd()"]
+    )
+    assert (stamps[1], width_arcsec, bands) == (None, pytest.approx(1.8), ("r",))
+    for stamp, name in ((stamps[0], "plain"), (stamps[2], "=cmd()")):
+        assert stamp is not None
+        assert stamp[0, 0].argmax() == SKY_IDS.index(name)
+
+
+def test_known_lenses_are_found_within_two_arcsec_with_their_rank(made: Path) -> None:
+    known = json.loads((made / "report.json").read_text())["known"]
+    assert (known["n"], known["n_targets"]) == (3, 2)
+    hit, faint, elsewhere = known["rows"]
+    assert (hit["id"], hit["object_id"], hit["rank"]) == ("hit", "plain", 3)
+    assert (faint["object_id"], faint["rank"], faint["above"]) == ("also plain", 5, False)
+    assert (elsewhere["object_id"], elsewhere["rank"]) == (None, None)
+
+
+def test_scores_of_two_models_are_refused(inputs: dict[str, Path], tmp_path: Path) -> None:
+    other = sky_scores() | {"model_id": ["b" * 64] * len(SKY_IDS)}
+    sky = write_scores(tmp_path / "other", other)
+    summary = report(tmp_path / "out", [inputs["mocks"]], sky=sky)
+    assert summary.exit_code == 4
+    (failure,) = summary.failures.values()
+    assert "2 models" in failure.message
+    assert "aaaaaaaaaaaa (mocks)" in failure.message
+    assert "bbbbbbbbbbbb (sky)" in failure.message
+    assert not (tmp_path / "out" / "report.json").exists()
+
+
+@pytest.mark.parametrize("name", ["host_id", "source_id"])
+def test_leakage_between_splits_is_refused_by_name(name: str, tmp_path: Path) -> None:
+    columns = mock_scores()
+    columns["split"][0] = "train"
+    columns[name][0] = columns[name][1] = "NGC 1"
+    summary = report(tmp_path / "out", [write_scores(tmp_path / "mocks", columns)])
+    assert summary.exit_code == 4
+    assert "'NGC 1'" in next(iter(summary.failures.values())).message
+
+
+def test_mocks_alone_give_a_report_without_candidates(tmp_path: Path) -> None:
+    mocks = write_scores(tmp_path / "mocks", mock_scores(60, 400))
+    summary = report(tmp_path / "out", [mocks])
+    assert summary.exit_code == 0
+    assert "mocks alone" in summary.lines[0]
+    assert not list((tmp_path / "out").glob("candidates.*"))
+
+
+def test_no_candidate_gives_empty_tables_and_the_twenty_best_below(tmp_path: Path) -> None:
+    mocks = write_scores(tmp_path / "mocks", mock_scores(60, 400))
+    sky = write_scores(tmp_path / "sky", sky_scores([-20.0 - i for i in range(6)]))
+    assert report(tmp_path / "out", [mocks], sky=sky).exit_code == 0
+    content = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert content["candidates"]["n_above"] == 0
+    assert len(content["candidates"]["rows"]) == 6
+    assert tables.rows_of(tmp_path / "out" / "candidates.parquet") == 0
+    assert len(Table.read(tmp_path / "out" / "candidates.fits")) == 0
+    assert len(Table.read(tmp_path / "out" / "candidates.ecsv", format="ascii.ecsv")) == 0
+    html = (tmp_path / "out" / "index.html").read_text()
+    assert html.count("no stamp for this object") == 6
+    assert "Below the threshold." in html
+
+
+def test_what_cannot_be_read_is_refused_in_a_sentence(
+    inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(RequestError, match="no scores"):
+        report(out, [])
+    with pytest.raises(RequestError, match="index.json"):
+        report(out, [tmp_path / "nowhere"])
+    with pytest.raises(RequestError, match="no such score file"):
+        report(out, [tmp_path / "gone.parquet"])
+    with pytest.raises(RequestError, match="known"):
+        report(out, [inputs["mocks"]], known=tmp_path / "gone.csv")
+    bare = tmp_path / "bare.parquet"
+    tables.write_columns(bare, {"id": ["a"], "logit": [1.0]})
+    summary = report(out, [bare])
+    assert summary.exit_code == 2
+    assert "no column score, flags" in next(iter(summary.failures.values())).message
+    twice = sky_scores() | {"id": ["same", "same", *SKY_IDS[2:]]}
+    sky = write_scores(tmp_path / "twice", twice)
+    summary = report(tmp_path / "out2", [inputs["mocks"]], sky=sky)
+    assert "'same' 2 times" in next(iter(summary.failures.values())).message
+
+
+def test_report_never_loads_torch() -> None:
+    code = (
+        "import sys, lensfinder.report.stage, lensfinder.report.products; "
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
