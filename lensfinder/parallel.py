@@ -99,7 +99,9 @@ class Engine:
         """Do independent `units`, yielding each with its result as it comes."""
         if not units:
             return
-        if self.name == "serial" or (self.name == "local" and self.workers == 1):
+        # A cluster does not pay for one unit, and training brings its own processes.
+        alone = self.name == "local" and min(self.workers, len(units)) == 1
+        if self.name == "serial" or alone or units[0].stage == "train":
             for unit in units:
                 yield unit, attempt(unit, cores())
             return
