@@ -1,0 +1,1 @@
+"""`train`: shards with labels to a model file."""

@@ -1,0 +1,206 @@
+"""What a network learns from: labelled shards, checked before use, read through memory maps."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from lensfinder import schema, shards
+from lensfinder.errors import MismatchError, RequestError
+from lensfinder.runs import fingerprint
+from lensfinder.train.augment import Augmentation, view_onto
+
+Index = npt.NDArray[np.int64]
+Stamps = tuple[torch.Tensor, torch.Tensor]  # image_NCHW float32 nJy, mask_NCHW uint8
+
+
+@dataclass(frozen=True, eq=False)
+class StampSet:
+    """Labelled stamps of all shards, one after another; an object's index is its place there.
+
+    Attributes
+    ----------
+    paths : tuple of Path
+        Shards, in order.
+    fingerprints : tuple of str
+        Of each shard.
+    bands, pixel_scale_arcsec, size, stretched
+        The same for all shards.
+    label_N : ndarray of int8
+        1 lens, 0 not, -1 unknown.
+    split_N : ndarray of str
+        train, val, test or empty.
+    radec_deg_N2 : ndarray of float64
+        ICRS; NaN for a modelled host.
+    start_S : ndarray of int
+        Index of each shard's first object, and at the end the number of objects.
+    """
+
+    paths: tuple[Path, ...]
+    fingerprints: tuple[str, ...]
+    bands: tuple[str, ...]
+    pixel_scale_arcsec: float
+    size: int
+    stretched: bool
+    label_N: npt.NDArray[np.int8]
+    split_N: npt.NDArray[np.str_]
+    radec_deg_N2: npt.NDArray[np.float64]
+    start_S: Index
+
+    def members(self, split: str) -> Index:
+        """Return the indices of a split's objects with a known label."""
+        known_N = self.label_N != schema.UNKNOWN
+        return np.flatnonzero((self.split_N == split) & known_N)
+
+
+def open_set(paths: Sequence[Path]) -> StampSet:
+    """Read what shards say of themselves, without their pixels.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+        At least one shard; equal paths count once.
+
+    Raises
+    ------
+    MismatchError
+        If shards differ in bands, pixel scale, size or stretch, or a host or source stands in
+        two splits.
+    RequestError
+        If train or val lack lenses or non-lenses, or a shard can't be read.
+    """
+    paths = sorted(set(paths))
+    if not paths:
+        raise RequestError("no shards to train on", "at least one", "Name folders of mocks.")
+    labels, splits, positions, fingerprints, geometries = [], [], [], [], []
+    groups: dict[str, list[npt.NDArray[Any]]] = {"host_id": [], "source_id": []}
+    for path in paths:
+        with shards.read(path) as shard:
+            catalog, header = shard.catalog, shard.header
+            _check_columns(path, catalog, len(shard))
+            labels.append(np.asarray(catalog["label"], np.int8))
+            splits.append(np.asarray(catalog["split"]).astype(str))
+            positions.append(np.column_stack([catalog["ra"], catalog["dec"]]))
+            for name, values in groups.items():
+                values.append(np.asarray(catalog[name]).astype(str))
+            fingerprints.append(fingerprint(header.ingredients))
+            geometries.append(
+                # Cut-outs take the scale from their WCS, which is good to some digits only.
+                (header.bands, round(header.pixel_scale_arcsec, 4), shard.size, header.stretched)
+            )
+    _check_geometries(paths, geometries)
+    split_N = np.concatenate(splits)
+    for name, values in groups.items():
+        _check_leakage(name, np.concatenate(values), split_N)
+    bands, pixel_scale_arcsec, size, stretched = geometries[0]
+    stamps = StampSet(
+        tuple(paths),
+        tuple(fingerprints),
+        bands,
+        pixel_scale_arcsec,
+        size,
+        stretched,
+        np.concatenate(labels),
+        split_N,
+        np.concatenate(positions).astype(np.float64),
+        np.cumsum([0, *(len(label) for label in labels)]),
+    )
+    for split in ("train", "val"):
+        _check_classes(split, stamps.label_N[stamps.members(split)])
+    return stamps
+
+
+def _check_columns(path: Path, catalog: shards.Columns, rows: int) -> None:
+    for name in ("label", "split", "ra", "dec", "host_id", "source_id"):
+        if name not in catalog or len(catalog[name]) != rows:
+            raise RequestError(
+                f"{path}: catalog/{name} does not have a value for each of {rows} stamps",
+                "a shard that `lensfinder simulate` or `lensfinder cutout` wrote",
+            )
+
+
+def _check_geometries(
+    paths: Sequence[Path], geometries: Sequence[tuple[tuple[str, ...], float, int, bool]]
+) -> None:
+    names = ("bands", "pixel scale (arcsec)", "stamp size", "stretched")
+    for path, geometry in zip(paths, geometries, strict=True):
+        for name, first, this in zip(names, geometries[0], geometry, strict=True):
+            if first != this:
+                raise MismatchError(
+                    f"{path} has {name} {this}, {paths[0]} has {first}",
+                    "the same for all training shards",
+                    "Train on shards made with the same settings.",
+                )
+
+
+def _check_leakage(column: str, id_N: npt.NDArray[np.str_], split_N: npt.NDArray[np.str_]) -> None:
+    by_split = {
+        split: np.unique(id_N[(split_N == split) & (id_N != "")]) for split in schema.SPLITS
+    }
+    for one, other in combinations(schema.SPLITS, 2):
+        shared = np.intersect1d(by_split[one], by_split[other], assume_unique=True)
+        if len(shared):
+            raise MismatchError(
+                f"{len(shared)} {column} stand in both {one} and {other}, among them {shared[0]!r}",
+                "splits that share no host and no source",
+                "Figures on such splits mean nothing; simulate again, or repair the split column.",
+            )
+
+
+def _check_classes(split: str, label_N: npt.NDArray[np.int8]) -> None:
+    for label, name in ((schema.LENS, "lenses"), (schema.NOT_LENS, "non-lenses")):
+        if not (label_N == label).any():
+            raise RequestError(
+                f"the {split} split has no {name} among {len(label_N)} labelled stamps",
+                "both classes in train and in val",
+                "Simulate more mocks, or a larger share for val (simulate.val_fraction).",
+            )
+
+
+class Pixels:
+    """Random access to the stamps of a set; not shared between processes."""
+
+    def __init__(self, stamps: StampSet) -> None:
+        self._stamps = stamps
+        self._maps = [
+            (shards.memory_map(path, "image"), shards.memory_map(path, "mask"))
+            for path in stamps.paths
+        ]
+
+    def gather(self, index_B: Index, augmentations: Sequence[Augmentation] = ()) -> Stamps:
+        """Copy stamps out of the shards, each turned and shifted as its augmentation says."""
+        size = self._stamps.size
+        shape = (len(index_B), len(self._stamps.bands), size, size)
+        image_NCHW = torch.empty(shape, dtype=torch.float32)
+        mask_NCHW = torch.empty(shape, dtype=torch.uint8)
+        image_out, mask_out = image_NCHW.numpy(), mask_NCHW.numpy()
+        shard_B = np.searchsorted(self._stamps.start_S, index_B, side="right") - 1
+        row_B = index_B - self._stamps.start_S[shard_B]
+        for i, (shard, row) in enumerate(zip(shard_B, row_B, strict=True)):
+            image_CHW, mask_CHW = (pixels[row] for pixels in self._maps[shard])
+            if augmentations:
+                image_CHW = view_onto(image_CHW, augmentations[i])
+                mask_CHW = view_onto(mask_CHW, augmentations[i])
+            image_out[i], mask_out[i] = image_CHW, mask_CHW
+        return image_NCHW, mask_NCHW
+
+
+def prefetch(make: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+    """Yield ``make(item)`` for each item, the next one being made while the caller works."""
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch") as pool:
+        ahead: deque[Future[Any]] = deque()
+        for item in items:
+            ahead.append(pool.submit(make, item))
+            if len(ahead) > 1:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()

@@ -1,0 +1,67 @@
+"""Figures on the validation split, and the calibration of logits."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Logits = npt.NDArray[np.float64]
+Labels = npt.NDArray[np.int8]
+
+SELECTION_FPR = 1e-2
+SELECTION_FIGURE = f"val_tpr_at_fpr_{SELECTION_FPR:g}"
+
+
+def figures(logit_N: Logits, label_N: Labels) -> dict[str, float]:
+    """Return mean cross-entropy, AUROC and TPR at `SELECTION_FPR`; both classes must be there."""
+    return {
+        "val_loss": cross_entropy(logit_N, label_N),
+        "val_auroc": auroc(logit_N, label_N),
+        SELECTION_FIGURE: tpr_at_fpr(logit_N, label_N, SELECTION_FPR),
+    }
+
+
+def merit(measured: dict[str, float]) -> tuple[float, float]:
+    """Rank an epoch by what it finds at a low FPR; AUROC, which saturates, decides ties."""
+    return measured[SELECTION_FIGURE], measured["val_auroc"]
+
+
+def cross_entropy(logit_N: Logits, label_N: Labels) -> float:
+    """Mean binary cross-entropy, in nats."""
+    return float(np.mean(np.logaddexp(0.0, logit_N) - label_N * logit_N))
+
+
+def auroc(logit_N: Logits, label_N: Labels) -> float:
+    """Return the chance that a lens scores above a non-lens; a tie counts half."""
+    negative_N = np.sort(logit_N[label_N == 0])
+    positive_N = logit_N[label_N == 1]
+    below_N = np.searchsorted(negative_N, positive_N, side="left")
+    not_above_N = np.searchsorted(negative_N, positive_N, side="right")
+    return float(np.mean((below_N + not_above_N) / 2) / len(negative_N))
+
+
+def tpr_at_fpr(logit_N: Logits, label_N: Labels, fpr: float) -> float:
+    """Share of lenses above the threshold that at most ``fpr`` of the others exceed.
+
+    The threshold is the (k+1)-th highest negative, with k = floor(fpr x negatives); only logits
+    strictly above it count.
+    """
+    negative_N = np.sort(logit_N[label_N == 0])[::-1]
+    allowed = int(np.floor(fpr * len(negative_N) + 1e-9))
+    return float(np.mean(logit_N[label_N == 1] > negative_N[allowed]))
+
+
+def fit_temperature(logit_N: Logits, label_N: Labels) -> float:
+    """Find the temperature whose quotient logit / temperature has the least cross-entropy.
+
+    Guo et al. (2017, arXiv:1706.04599), section 4.2. Bounded to (0.05, 20): classes that
+    separate perfectly would ask for 0.
+    """
+    from scipy.optimize import minimize_scalar
+
+    found = minimize_scalar(
+        lambda log_t: cross_entropy(logit_N / np.exp(log_t), label_N),
+        bounds=(np.log(0.05), np.log(20.0)),
+        method="bounded",
+    )
+    return float(np.exp(found.x))
