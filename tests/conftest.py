@@ -18,6 +18,8 @@ SHARED = ROOT.parent / "shared" / "data"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--quickstart", metavar="DIR", help="folder of a finished quickstart")
+    parser.addoption("--kills", type=int, default=3, help="how often a run is killed")
+    parser.addoption("--kill-seed", type=int, default=1, help="decides when")
 
 
 @pytest.fixture

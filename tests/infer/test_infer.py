@@ -1,0 +1,184 @@
+"""Laws of scoring: where the pixels come from and how the work is cut up changes no score."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lensfinder import checkpoint, networks, shards, tables
+from lensfinder.config import load
+from lensfinder.errors import MismatchError
+from lensfinder.infer.score import score
+from lensfinder.infer.stage import CANDIDATES
+from lensfinder.model import Model, Spec, create
+from lensfinder.pixels import RECIPES, PixelTransform
+from lensfinder.runs import Execution, Summary, execute, products_of
+
+SIZE = 41
+BANDS = ("g", "r", "i")
+TOLERANCE = 1e-4
+
+
+def run(stage: str, folder: Path, **sections: dict[str, Any]) -> Summary:
+    keys = sections.pop("execution", {})
+    return execute(
+        stage, load(None, (), sections), folder, Execution(**{"engine": "serial", **keys}, verbosity=-1)
+    )
+
+
+@pytest.fixture(scope="module")
+def sample(request: pytest.FixtureRequest) -> dict[str, Any]:
+    folder = request.config.rootpath / "sample_data"
+    return {"tiles": (folder / "tiles",), "catalog": folder / "targets.csv"}
+
+
+@pytest.fixture(scope="module")
+def cutouts(sample: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cutouts")
+    run("cutout", folder, cutout={**sample, "size": SIZE, "bands": BANDS})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(cutouts: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Path]:
+    """Make an untrained model: the laws hold for any weights."""
+    torch.manual_seed(1)
+    with shards.read(products_of(cutouts)[0]) as shard:
+        image, mask = torch.from_numpy(shard.image[:64]), torch.from_numpy(shard.mask[:64])
+        places = np.column_stack([shard.catalog["ra"][:3], shard.catalog["dec"][:3]])
+    made = create(
+        Spec("lensnet", BANDS, SIZE, 0.2),
+        networks.build("lensnet", len(BANDS), SIZE),
+        PixelTransform.fit(RECIPES["sky"], [(image, mask)]),
+        temperature=2.0,
+        training_prevalence=0.5,
+        provenance={},
+        training_radec_deg_N2=torch.from_numpy(places),
+    )
+    path = tmp_path_factory.mktemp("model") / "model.safetensors"
+    checkpoint.save(path, made)
+    return made, path
+
+
+def scores_of(folder: Path) -> dict[str, float]:
+    columns = tables.concatenate([tables.read_columns(path) for path in products_of(folder)])
+    assert len(set(columns["id"])) == len(columns["id"])
+    return dict(zip(columns["id"], columns["logit"], strict=True))
+
+
+@pytest.fixture(scope="module")
+def scored(
+    cutouts: Path, model: tuple[Model, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    folder = tmp_path_factory.mktemp("scores")
+    run("infer", folder, infer={"inputs": (cutouts,), "model": model[1]})
+    return folder
+
+
+def assert_same(one: dict[str, float], other: dict[str, float]) -> None:
+    assert one.keys() == other.keys()
+    assert max(abs(one[name] - other[name]) for name in one) <= TOLERANCE
+
+
+def test_tiles_give_the_scores_of_their_cutouts(
+    sample: dict[str, Any], model: tuple[Model, Path], scored: Path, tmp_path: Path
+) -> None:
+    run(
+        "infer", tmp_path,
+        infer={"inputs": sample["tiles"], "catalog": sample["catalog"], "model": model[1]},
+    )
+    assert_same(scores_of(scored), scores_of(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("keys", "execution"),
+    [({"batch_size": 1}, {}), ({"batch_size": 7}, {"engine": "local", "workers": 2})],
+)
+def test_batches_and_workers_change_no_score(
+    cutouts: Path, model: tuple[Model, Path], scored: Path, tmp_path: Path,
+    keys: dict[str, Any], execution: dict[str, Any],
+) -> None:
+    run(
+        "infer", tmp_path,
+        infer={"inputs": (cutouts,), "model": model[1], **keys}, execution=execution,
+    )
+    assert_same(scores_of(scored), scores_of(tmp_path))
+
+
+def test_parts_make_up_the_whole(
+    cutouts: Path, model: tuple[Model, Path], scored: Path, tmp_path: Path
+) -> None:
+    infer = {"inputs": (cutouts,), "model": model[1]}
+    for part in ((1, 2), (2, 2)):
+        run("infer", tmp_path, infer=infer, execution={"part": part})
+    run("infer", tmp_path, infer=infer, execution={"finish_only": True})
+    assert scores_of(scored) == scores_of(tmp_path)
+
+
+def test_eight_views_do_not_see_how_a_stamp_is_turned(
+    cutouts: Path, model: tuple[Model, Path]
+) -> None:
+    with shards.read(products_of(cutouts)[0]) as shard:
+        image, mask = shard.image[:20], shard.mask[:20]
+    upright = score(model[0], image, mask, batch_size=8, views=8)
+    turned = score(
+        model[0], np.rot90(image[..., ::-1], axes=(2, 3)), np.rot90(mask[..., ::-1], axes=(2, 3)),
+        batch_size=8, views=8,
+    )
+    assert np.abs(upright - turned).max() <= TOLERANCE
+    assert np.abs(upright - score(model[0], image, mask, batch_size=8)).max() > TOLERANCE
+
+
+def test_candidates_are_the_best_with_their_own_pixels(
+    cutouts: Path, model: tuple[Model, Path], tmp_path: Path
+) -> None:
+    run("infer", tmp_path, infer={"inputs": (cutouts,), "model": model[1], "candidates": 15})
+    logit = scores_of(tmp_path)
+    with shards.read(tmp_path / CANDIDATES) as best:
+        ids, image = list(best.catalog["id"]), best.image[:]
+    assert ids == sorted(logit, key=lambda name: (-logit[name], name))[:15]
+    for path in products_of(cutouts):
+        with shards.read(path) as shard:
+            for row, name in enumerate(shard.catalog["id"]):
+                if name in ids:
+                    np.testing.assert_array_equal(shard.image[row], image[ids.index(name)])
+
+
+def test_training_objects_are_flagged(scored: Path, model: tuple[Model, Path]) -> None:
+    columns = tables.concatenate([tables.read_columns(path) for path in products_of(scored)])
+    seen = (columns["flags"] & 8) != 0
+    assert seen.sum() == len(model[0].training_radec_deg_N2) == 3
+
+
+def test_scores_are_calibrated_logits(scored: Path) -> None:
+    columns = tables.concatenate([tables.read_columns(path) for path in products_of(scored)])
+    np.testing.assert_allclose(columns["score"], 1 / (1 + np.exp(-columns["logit"] / 2)), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("cutout", "named"),
+    [({"size": 39}, "39"), ({"bands": ("r", "g", "i")}, "r,g,i"), ({"bands": ("g", "r")}, "g,r")],
+)
+def test_other_stamps_than_the_model_takes_are_refused(
+    sample: dict[str, Any], model: tuple[Model, Path], tmp_path: Path,
+    cutout: dict[str, Any], named: str,
+) -> None:
+    run("cutout", tmp_path / "c", cutout={**sample, "size": SIZE, "bands": BANDS, **cutout})
+    with pytest.raises(MismatchError, match=named):
+        run("infer", tmp_path / "s", infer={"inputs": (tmp_path / "c",), "model": model[1]})
+
+
+def test_another_model_does_not_reuse_scores(
+    cutouts: Path, model: tuple[Model, Path], scored: Path, tmp_path: Path
+) -> None:
+    other = create(
+        model[0].spec, model[0].network, model[0].transform,
+        temperature=3.0, training_prevalence=0.5, provenance={},
+    )
+    checkpoint.save(tmp_path / "other.safetensors", other)
+    with pytest.raises(MismatchError, match="model_id"):
+        run("infer", scored, infer={"inputs": (cutouts,), "model": tmp_path / "other.safetensors"})

@@ -1,0 +1,175 @@
+"""The chain as a whole: interrupted, repeated and changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from lensfinder import tables
+
+LOGIT_TOLERANCE = 1e-4
+
+PIPELINE = """
+[run]
+survey = "kids"
+[cutout]
+tiles = "{root}/sample_data/tiles"
+catalog = "{root}/sample_data/targets.csv"
+size = 41
+[simulate]
+count = 768
+unit_size = 256
+val_fraction = 0.2
+test_fraction = 0.3
+[train]
+epochs = 2
+batch_size = 32
+save_every_s = 1
+"""
+
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="module")
+def pipeline(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("pipeline") / "small.toml"
+    path.write_text(PIPELINE.format(root=request.config.rootpath))
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(pipeline: Path) -> tuple[Path, float]:
+    """Run the chain without a break; return its folder and how long it took."""
+    folder = pipeline.parent / "whole"
+    started = time.monotonic()
+    subprocess.run(command(pipeline, folder), check=True, capture_output=True)
+    return folder, time.monotonic() - started
+
+
+def command(pipeline: Path, folder: Path) -> list[str]:
+    return [sys.executable, "-P", "-m", "lensfinder", "run", str(pipeline), "-o", str(folder)]
+
+
+def assert_equal_products(one: Path, other: Path) -> None:
+    """Compare datasets, not files: bytes for pixels and truth, a tolerance for logits."""
+
+    def products(folder: Path) -> set[Path]:
+        return {
+            path.relative_to(folder)
+            for suffix in ("h5", "parquet", "json")
+            for path in folder.rglob(f"*.{suffix}")
+            if not path.name.startswith(".")
+        }
+
+    assert products(one) == products(other)
+    for name in products(one):
+        if name.suffix == ".h5":
+            assert_equal_shards(one / name, other / name)
+        elif name.suffix == ".parquet":
+            assert_equal_tables(one / name, other / name)
+    figures = [json.loads((f / "report" / "report.json").read_text()) for f in (one, other)]
+    assert figures[0]["auroc"]["value"] == pytest.approx(figures[1]["auroc"]["value"], abs=1e-6)
+
+
+def assert_equal_shards(one: Path, other: Path) -> None:
+    with h5py.File(one) as a, h5py.File(other) as b:
+        names: list[str] = []
+        a.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else 0)
+        for name in names:
+            if name in ("provenance", "ingredients"):  # hold the command and folder names
+                continue
+            np.testing.assert_array_equal(a[name][()], b[name][()], err_msg=f"{one.name}/{name}")
+
+
+def assert_equal_tables(one: Path, other: Path) -> None:
+    a, b = tables.read_columns(one), tables.read_columns(other)
+    assert a.keys() == b.keys()
+    for name, values in a.items():
+        if name in ("logit", "score"):
+            np.testing.assert_allclose(values, b[name], atol=LOGIT_TOLERANCE)
+        else:
+            np.testing.assert_array_equal(values, b[name], err_msg=f"{one.name}/{name}")
+
+
+def test_killed_at_random_it_ends_like_an_uninterrupted_run(
+    pipeline: Path, whole: tuple[Path, float], request: pytest.FixtureRequest
+) -> None:
+    folder, seconds = pipeline.parent / "killed", whole[1]
+    rng = random.Random(request.config.getoption("--kill-seed"))
+    for _ in range(request.config.getoption("--kills")):
+        # Moments of the whole run, whatever of it is already done: late ones meet a rerun.
+        process = subprocess.Popen(
+            command(pipeline, folder),
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        )
+        try:
+            process.wait(rng.uniform(0.5, seconds))
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    subprocess.run(command(pipeline, folder), check=True, capture_output=True)
+    assert_equal_products(whole[0], folder)
+
+
+def test_a_second_run_does_nothing_again(
+    pipeline: Path, whole: tuple[Path, float], lensfinder: Command
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in whole[0].rglob("products/*")}
+    again = lensfinder("run", pipeline, "-o", whole[0], "--json")
+    assert again.returncode == 0
+    assert all(stage["done"] == 0 and stage["reused"] > 0 for stage in json.loads(again.stdout))
+    assert before == {path: path.stat().st_mtime_ns for path in whole[0].rglob("products/*")}
+
+
+def test_a_changed_key_is_named_and_nothing_is_reused(
+    pipeline: Path, whole: tuple[Path, float], lensfinder: Command
+) -> None:
+    changed = lensfinder("run", pipeline, "-o", whole[0], "--set", "cutout.size=39")
+    assert changed.returncode == 4
+    assert "cutout.size: 41 → 39" in changed.stderr
+
+
+def test_interrupted_it_exits_with_75_and_goes_on(pipeline: Path, whole: tuple[Path, float]) -> None:
+    folder = pipeline.parent / "stopped"
+    process = subprocess.Popen(
+        command(pipeline, folder), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        _, said = process.communicate(timeout=whole[1] / 2)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == 75, said
+    assert "SIGTERM" in said
+    assert "Traceback" not in said
+    subprocess.run(command(pipeline, folder), check=True, capture_output=True)
+    assert_equal_products(whole[0], folder)
+
+
+def test_what_became_of_an_object(
+    whole: tuple[Path, float], lensfinder: Command, root: Path
+) -> None:
+    name = tables.read_catalog(root / "sample_data" / "lenses.csv")["id"][0]
+    told = lensfinder("status", whole[0], "--id", name)
+    assert told.returncode == 0
+    assert told.stdout.startswith("cutout: ")
+    assert "infer-sky: " in told.stdout
+    assert lensfinder("status", whole[0], "--deep").returncode == 0
+    assert lensfinder("status", whole[0], "--id", "nobody").returncode == 2
+
+
+def test_check_looks_at_all_of_a_pipeline(pipeline: Path, lensfinder: Command) -> None:
+    checked = lensfinder("check", pipeline)
+    assert checked.returncode == 0, checked.stderr
+    assert "simulate → train → infer-mocks → infer-sky → report" in checked.stdout
