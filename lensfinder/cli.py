@@ -56,7 +56,10 @@ _EXAMPLES = {
 }
 
 ConfigFile = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE", help="TOML file with a section named like the command.")
+    Path | None,
+    typer.Option(
+        "--config", metavar="FILE", help="TOML file with a section named like the command."
+    ),
 ]
 Sets = Annotated[
     list[str] | None,
@@ -70,9 +73,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done.
 AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
 Verbose = Annotated[int, typer.Option("-v", "--verbose", count=True, help="Say more.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")]
-Output = Annotated[
-    Path, typer.Option("-o", "--output", metavar="DIR", help="Folder to write to.")
-]
+Output = Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Folder to write to.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -124,8 +125,10 @@ def _parameters(section: str, model: type[Section]) -> list[inspect.Parameter]:
             ]
         made.append(
             inspect.Parameter(
-                f"{section}__{name}", inspect.Parameter.KEYWORD_ONLY,
-                default=None, annotation=annotation,
+                f"{section}__{name}",
+                inspect.Parameter.KEYWORD_ONLY,
+                default=None,
+                annotation=annotation,
             )
         )
     return made
@@ -254,9 +257,7 @@ def run_command(
     from lensfinder.pipeline import run_pipeline
 
     given = {"workers": workers, "engine": engine, "seed": seed}
-    loaded = load(
-        pipeline, set_ or (), {"run": {k: v for k, v in given.items() if v is not None}}
-    )
+    loaded = load(pipeline, set_ or (), {"run": {k: v for k, v in given.items() if v is not None}})
     execution = Execution(
         engine=loaded.run.engine,
         workers=loaded.run.workers,

@@ -78,11 +78,14 @@ class Section(BaseModel):
         """Yield each key with what is said of it beside its type."""
         for name, field in cls.model_fields.items():
             extra = field.json_schema_extra
-            yield name, {
-                key: value
-                for key, value in (extra.items() if isinstance(extra, dict) else ())
-                if key != "flag"
-            }
+            yield (
+                name,
+                {
+                    key: value
+                    for key, value in (extra.items() if isinstance(extra, dict) else ())
+                    if key != "flag"
+                },
+            )
 
 
 class RunConfig(Section):
@@ -95,7 +98,10 @@ class RunConfig(Section):
         json_schema_extra=_INPUT,
     )
     workers: int = Field(
-        0, ge=0, le=4096, description="Worker processes; 0: one per core.",
+        0,
+        ge=0,
+        le=4096,
+        description="Worker processes; 0: one per core.",
         json_schema_extra=_NO_OUTPUT,
     )
     engine: str = Field(
@@ -135,7 +141,8 @@ class TargetsConfig(Section):
     )
     detect_pixels: int = Field(9, ge=1, description="Detection: connected pixels above it.")
     detect_size_ratio: float = Field(
-        1.15, ge=0,
+        1.15,
+        ge=0,
         description="Detection: half-light radius over the PSF's, below which it is a star; "
         "0 keeps stars.",
     )
@@ -162,7 +169,10 @@ class SimulateConfig(Section):
         json_schema_extra=_INPUT,
     )
     count: int = Field(
-        20000, ge=1, le=2**40, description="How many mocks.",
+        20000,
+        ge=1,
+        le=2**40,
+        description="How many mocks.",
         json_schema_extra={"flag": "-n", **_NO_OUTPUT},
     )
     bands: Listed[str] = Field((), description="Bands in order; default: the survey's.")
@@ -173,7 +183,8 @@ class SimulateConfig(Section):
         json_schema_extra=_INPUT,
     )
     known: InputPath | None = Field(
-        None, description="Catalogue of known lenses; hosts within 5 arcsec of one are left out.",
+        None,
+        description="Catalogue of known lenses; hosts within 5 arcsec of one are left out.",
         json_schema_extra=_INPUT,
     )
     val_fraction: Fraction = Field(0.1, description="Share of the validation split.")
@@ -182,7 +193,8 @@ class SimulateConfig(Section):
         2048, ge=64, multiple_of=64, description="Mocks in a shard, a multiple of 64."
     )
     preview: bool = Field(
-        False, description="Also write preview.png, a mosaic with the truth beneath each stamp.",
+        False,
+        description="Also write preview.png, a mosaic with the truth beneath each stamp.",
         json_schema_extra=_NO_OUTPUT,
     )
 
@@ -211,7 +223,9 @@ class TrainConfig(Section):
         1, ge=1, le=1024, description="Processes to train with, one GPU each where there are."
     )
     save_every_s: float = Field(
-        60.0, gt=0, description="Seconds between saved training states.",
+        60.0,
+        gt=0,
+        description="Seconds between saved training states.",
         json_schema_extra=_NO_OUTPUT,
     )
 
@@ -220,7 +234,8 @@ class InferConfig(TargetsConfig):
     """`infer`: score stamps, or tiles straight away."""
 
     inputs: Listed[InputPath] = Field(
-        (), description="Cutout or mock folders, shards, or FITS tiles.",
+        (),
+        description="Cutout or mock folders, shards, or FITS tiles.",
         json_schema_extra=_POSITIONAL,
     )
     model: InputPath | None = Field(
@@ -234,7 +249,9 @@ class InferConfig(TargetsConfig):
         256, ge=1, description="Stamps in a forward pass.", json_schema_extra=_NO_OUTPUT
     )
     candidates: int = Field(
-        2000, ge=0, description="Best-ranked stamps kept in candidates.h5.",
+        2000,
+        ge=0,
+        description="Best-ranked stamps kept in candidates.h5.",
         json_schema_extra=_NO_OUTPUT,
     )
 
@@ -246,11 +263,13 @@ class ReportConfig(Section):
         (), description="Score folders with labels (mocks).", json_schema_extra=_POSITIONAL
     )
     sky: InputPath | None = Field(
-        None, description="Score folder of the unlabelled sky, to take candidates from.",
+        None,
+        description="Score folder of the unlabelled sky, to take candidates from.",
         json_schema_extra=_INPUT,
     )
     known: InputPath | None = Field(
-        None, description="Catalogue of known lenses, for recall and ranks.",
+        None,
+        description="Catalogue of known lenses, for recall and ranks.",
         json_schema_extra=_INPUT,
     )
     fpr: Listed[Annotated[float, Field(gt=0, lt=1)]] = Field(

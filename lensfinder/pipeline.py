@@ -44,7 +44,8 @@ def chain(config: Config, output: Path) -> list[tuple[str, str, Config]]:
     labelled = add("infer-mocks", "infer", inputs=(mocks,), model=model)
     scores = add("infer-sky", "infer", inputs=sky, model=model) if sky else None
     add(
-        "report", "report",
+        "report",
+        "report",
         scores=config.report.scores or (labelled,),
         sky=config.report.sky or scores,
     )

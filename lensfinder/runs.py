@@ -323,7 +323,9 @@ def execute(
                 run.record(unit, None)
         if execution.dry_run:
             return Summary(
-                stage, folder, {"units": len(wave), "to_do": len(left)},
+                stage,
+                folder,
+                {"units": len(wave), "to_do": len(left)},
                 [f"{stage}: {len(left)} of {len(wave)} units to do"],
             )
         if execution.finish_only:
@@ -392,7 +394,11 @@ def close_ledger(
             run.failures.setdefault(unit.name, failure)
             counts["failed"] += unit.planned
             ids = list(planned_ids(unit)) if planned_ids else []
-            rows = {"id": ids, "outcome": ["failed"] * len(ids), "reason": [failure.reason] * len(ids)}
+            rows = {
+                "id": ids,
+                "outcome": ["failed"] * len(ids),
+                "reason": [failure.reason] * len(ids),
+            }
         else:
             for name in ("ok", "flagged", "rejected"):
                 counts[name] += getattr(receipt, name)
@@ -431,7 +437,8 @@ def read_index(folder: Path) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError):
         stage = "a stage" if not (folder / RUN).exists() else "the stage that began there"
         raise RequestError(
-            f"{folder} holds no {INDEX}", f"a folder that {stage} has finished",
+            f"{folder} holds no {INDEX}",
+            f"a folder that {stage} has finished",
             "Run the command that writes it, or see `lensfinder status`.",
         ) from None
     except (OSError, json.JSONDecodeError) as error:

@@ -81,15 +81,15 @@ CATALOG_COLUMNS = (
 )
 
 # What every shard must hold; the others are optional.
-REQUIRED_COLUMNS = (
-    "id ra dec tile x y dx dy flags label kind split host_id source_id".split()
-)
+REQUIRED_COLUMNS = ["id", "ra", "dec", "tile", "x", "y", "dx", "dy", "flags", "label", "kind", "split", "host_id", "source_id"]
 
 TRUTH_COLUMNS = (
     Column("theta_e_arcsec", "float32", "arcsec", "Einstein radius, circularised"),
     Column("z_lens", "float32", "", "redshift of the lens"),
     Column("z_source", "float32", "", "redshift of the source"),
-    Column("source_snr", "float32", "", "sqrt(sum s^2/sigma^2) of the lensed source, reference band"),
+    Column(
+        "source_snr", "float32", "", "sqrt(sum s^2/sigma^2) of the lensed source, reference band"
+    ),
 )
 
 SCORE_COLUMNS = (

@@ -162,9 +162,7 @@ def _check_contract(
         raise ValueError(f"columns of other length than {n}: {wrong}")
 
 
-def _write_columns(
-    group: h5py.Group, columns: Mapping[str, Sequence[Any] | NDArray[Any]]
-) -> None:
+def _write_columns(group: h5py.Group, columns: Mapping[str, Sequence[Any] | NDArray[Any]]) -> None:
     for name, values in columns.items():
         known = schema.column(name)
         array = np.asarray(values)
@@ -217,7 +215,8 @@ def _open(path: Path, file: h5py.File) -> Shard:
     version = int(file.attrs["schema_version"])
     if version != schema.SCHEMA_VERSION:
         raise MismatchError(
-            f"{path} has schema version {version}", f"version {schema.SCHEMA_VERSION}",
+            f"{path} has schema version {version}",
+            f"version {schema.SCHEMA_VERSION}",
             "Make it again with this version of lensfinder.",
         )
     header = Header(

@@ -93,7 +93,9 @@ def _describe_stage(
     }
     counts = ", ".join(f"{value} {name}" for name, value in index["counts"].items() if value)
     state = "finished" if finished else "not finished"
-    lines = [f"{folder.name}: {state}, {about['products']} products" + (f"; {counts}" * bool(counts))]
+    lines = [
+        f"{folder.name}: {state}, {about['products']} products" + (f"; {counts}" * bool(counts))
+    ]
     lines += [f"  failed: {f['unit']} [{f['reason']}] {f['message']}" for f in failures]
     lines += [f"  damaged: {name}; run the command again to make it anew" for name in damaged]
     if verify and not damaged:
@@ -107,9 +109,7 @@ def _describe_stage(
     return lines, about
 
 
-def _damaged(
-    folder: Path, stage: str, entries: list[dict[str, Any]], *, deep: bool
-) -> list[str]:
+def _damaged(folder: Path, stage: str, entries: list[dict[str, Any]], *, deep: bool) -> list[str]:
     module = importlib.import_module(f"lensfinder.{stage}.stage")
     bad = []
     for entry in entries:

@@ -133,7 +133,9 @@ class Survey(_Part):
 def names() -> list[str]:
     """List the surveys that come with lensfinder."""
     folder = resources.files("lensfinder") / "surveys"
-    return sorted(p.name.removesuffix(".toml") for p in folder.iterdir() if p.name.endswith(".toml"))
+    return sorted(
+        p.name.removesuffix(".toml") for p in folder.iterdir() if p.name.endswith(".toml")
+    )
 
 
 def load(name: str) -> Survey:
@@ -154,7 +156,8 @@ def load(name: str) -> Survey:
         text = (resources.files("lensfinder") / "surveys" / f"{name}.toml").read_text("utf-8")
     else:
         raise RequestError(
-            f"unknown survey '{name}'", nearest(name, names()),
+            f"unknown survey '{name}'",
+            nearest(name, names()),
             "`lensfinder surveys` lists them; a TOML file of your own works the same.",
         )
     try:
@@ -164,6 +167,7 @@ def load(name: str) -> Survey:
         raise RequestError(f"survey {name} can't be read as TOML: {error}") from error
     except ValidationError as error:
         problems = [
-            f"{'.'.join(map(str, item['loc'])) or 'survey'}: {item['msg']}" for item in error.errors()
+            f"{'.'.join(map(str, item['loc'])) or 'survey'}: {item['msg']}"
+            for item in error.errors()
         ]
         raise RequestError(f"survey {name}:\n  " + "\n  ".join(problems)) from error

@@ -71,7 +71,9 @@ def read_catalog(path: Path, columns: Mapping[str, str] | None = None) -> Column
 
 def _read_any(path: Path) -> dict[str, NDArray[Any]]:
     if not path.is_file():
-        raise RequestError(f"no such catalogue: {path}", "a CSV, ECSV, FITS, VOTable or Parquet file")
+        raise RequestError(
+            f"no such catalogue: {path}", "a CSV, ECSV, FITS, VOTable or Parquet file"
+        )
     suffix = path.suffix.lower()
     try:
         if suffix == ".csv":
@@ -175,7 +177,7 @@ def write_columns(
     for name, values in columns.items():
         known = schema.column(name)
         array = np.asarray(values, dtype=object if known and known.dtype == "str" else None)
-        if known is not None and known.dtype == "str" or array.dtype.kind in "OU":
+        if (known is not None and known.dtype == "str") or array.dtype.kind in "OU":
             column = pa.array([str(value) for value in array], pa.string())
         else:
             typed = array.astype(known.dtype) if known is not None else array
@@ -250,7 +252,9 @@ def concatenate(parts: Sequence[Mapping[str, NDArray[Any]]]) -> Columns:
         return np.full(rows, filler, dtype=object if isinstance(filler, str) else None)
 
     return {
-        name: np.concatenate([of(part, name, rows) for part, rows in zip(parts, lengths, strict=True)])
+        name: np.concatenate(
+            [of(part, name, rows) for part, rows in zip(parts, lengths, strict=True)]
+        )
         for name in names
     }
 

@@ -28,7 +28,16 @@ from lensfinder.errors import RequestError, UnitError
 from lensfinder.survey import Survey
 
 # What reading a damaged FITS file has been seen to raise.
-_READ_ERRORS = (OSError, ValueError, TypeError, IndexError, KeyError, EOFError, RuntimeError, zlib.error)
+_READ_ERRORS = (
+    OSError,
+    ValueError,
+    TypeError,
+    IndexError,
+    KeyError,
+    EOFError,
+    RuntimeError,
+    zlib.error,
+)
 # Rows decompressed at a time; a compressed HDU is read once, in order, without holding all of it.
 _STRIP_ROWS = 1024
 _PIXEL_SCALE_TOLERANCE = 0.02
@@ -340,12 +349,15 @@ class Tile:
         except _READ_ERRORS as error:
             raise UnitError("no_wcs", f"{plane.path}: its WCS can't be read ({error})") from error
         if not wcs.has_celestial:
-            raise UnitError("no_wcs", f"{plane.path} has no celestial WCS", "CTYPE1 and CTYPE2 cards")
+            raise UnitError(
+                "no_wcs", f"{plane.path} has no celestial WCS", "CTYPE1 and CTYPE2 cards"
+            )
         scale = float(np.sqrt(np.prod(proj_plane_pixel_scales(wcs)))) * 3600
         wanted = self._survey.pixel_scale_arcsec
         if abs(scale / wanted - 1) > _PIXEL_SCALE_TOLERANCE:
             raise UnitError(
-                "pixel_scale", f"{plane.path} has pixels of {scale:.4f} arcsec",
+                "pixel_scale",
+                f"{plane.path} has pixels of {scale:.4f} arcsec",
                 f"{wanted} arcsec as {self._survey.name} has",
             )
         with _quietly():
@@ -360,8 +372,10 @@ class Tile:
         shift = float(np.hypot(x_other - x, y_other - y).max())
         if not shift <= _GRID_TOLERANCE_PIX:
             raise UnitError(
-                "unequal_grid", f"{self.name}: band {band} is shifted by up to {shift:.2f} pixels "
-                f"against {self.bands[0]}", "bands on one pixel grid",
+                "unequal_grid",
+                f"{self.name}: band {band} is shifted by up to {shift:.2f} pixels "
+                f"against {self.bands[0]}",
+                "bands on one pixel grid",
             )
 
     def image(self, band: str) -> _Flux:

@@ -53,7 +53,11 @@ def detect(
     filled = np.where(bad, 0.0, flux_YX).astype(np.float64)
     box = tuple(min(_BACKGROUND_BOX_PIX, side) for side in filled.shape)
     background = Background2D(
-        filled, box, mask=bad, filter_size=3, bkg_estimator=MedianBackground(),
+        filled,
+        box,
+        mask=bad,
+        filter_size=3,
+        bkg_estimator=MedianBackground(),
         exclude_percentile=90.0,
     )
     signal = np.where(bad, 0.0, filled - background.background)

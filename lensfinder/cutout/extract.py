@@ -74,9 +74,7 @@ def extract(
     image, mask = np.empty(shape, np.float32), np.empty(shape, np.uint8)
     noise = np.empty(shape, np.float32) if variance else None
     for c, band in enumerate(tile.bands):
-        image[:, c] = stamps.crop(
-            tile.image(band), ix, iy, size, fill=np.nan, dtype=np.float32
-        )
+        image[:, c] = stamps.crop(tile.image(band), ix, iy, size, fill=np.nan, dtype=np.float32)
         mask[:, c] = stamps.crop(
             tile.mask(band), ix, iy, size, fill=schema.MASK_NO_DATA, dtype=np.uint8
         )

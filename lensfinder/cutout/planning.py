@@ -126,7 +126,9 @@ def plan_targets(
         If no tile or no usable catalogue is there.
     """
     found = tiles.find(inputs, survey, bands)
-    catalog = None if config.catalog is None else tables.read_catalog(config.catalog, config.columns)
+    catalog = (
+        None if config.catalog is None else tables.read_catalog(config.catalog, config.columns)
+    )
     readable, footprints = [], []
     for files in found:
         footprint = _footprint(files, survey, bands, run)
@@ -143,14 +145,18 @@ def plan_targets(
             if files.name in near
         ]
         yield units
-        kept, footprints, targets, ownership = _collect(units, readable, footprints, config, survey, run)
+        kept, footprints, targets, ownership = _collect(
+            units, readable, footprints, config, survey, run
+        )
         readable = kept
     else:
         targets, ownership = catalog, assign(catalog["ra"], catalog["dec"], footprints)
     inside = ownership.owner_N >= 0
     chosen = inside & _selected(targets, config, reference)
     selection = {
-        "catalogue": len(inside), "inside": int(inside.sum()), "selected": int(chosen.sum())
+        "catalogue": len(inside),
+        "inside": int(inside.sum()),
+        "selected": int(chosen.sum()),
     }
     size = config.size
     per_target = len(bands) * size * size * (4 + 1)
@@ -183,7 +189,8 @@ def _selected(targets: Columns, config: TargetsConfig, reference: str) -> NDArra
         if (config.mag_min, config.mag_max) != (-99.0, 99.0):
             raise RequestError(
                 f"mag_min and mag_max need the magnitude {name}, which the catalogue lacks",
-                f"a column {name}", f"Name it in the configuration: columns = {{ {name} = '…' }}.",
+                f"a column {name}",
+                f"Name it in the configuration: columns = {{ {name} = '…' }}.",
             )
         return np.ones(len(targets["ra"]), dtype=bool)
     magnitude = targets[name]
@@ -233,8 +240,11 @@ def _detection_unit(
         name=f"detect-{files.name}",
         product=run.folder / "targets" / f"{files.name}.parquet",
         ingredients=ingredients(
-            "detection", _DETECTION_VERSION, {**keys, "band": reference},
-            tile=own.identity(), survey=meaning(survey),
+            "detection",
+            _DETECTION_VERSION,
+            {**keys, "band": reference},
+            tile=own.identity(),
+            survey=meaning(survey),
         ),
         task={
             "detect": keys,
@@ -311,9 +321,11 @@ def _collect(
         lists.append({name: values[extended] for name, values in columns.items()})
     keep = keep_once(lists, prints)
     lists = [{n: v[k] for n, v in columns.items()} for columns, k in zip(lists, keep, strict=True)]
-    merged = tables.concatenate(lists) if lists else {
-        name: np.zeros(0) for name in ("id", "ra", "dec", "x", "y")
-    }
+    merged = (
+        tables.concatenate(lists)
+        if lists
+        else {name: np.zeros(0) for name in ("id", "ra", "dec", "x", "y")}
+    )
     ownership = assign(merged["ra"], merged["dec"], prints)
     keeper = np.concatenate([np.full(len(c["ra"]), t) for t, c in enumerate(lists)] or [[]])
     return files, prints, merged, _led_by(ownership, keeper.astype(np.int64))

@@ -100,9 +100,7 @@ def do(unit: Unit) -> Receipt:
         stamps.mask_NCHW[kept],
         {name: values[kept] for name, values in stamps.columns.items()},
         variance_NCHW=None if stamps.variance_NCHW is None else stamps.variance_NCHW[kept],
-        ledger={
-            "id": stamps.columns["id"], "outcome": stamps.outcome, "reason": stamps.reason
-        },
+        ledger={"id": stamps.columns["id"], "outcome": stamps.outcome, "reason": stamps.reason},
     )
     return _count(stamps.outcome)
 

@@ -92,7 +92,9 @@ def _shard_units(paths: Sequence[Path], run: Run, model: Any) -> Iterator[Unit]:
     for number, path in enumerate(paths):
         with shards.read(path) as shard:
             model.check_compatible(
-                shard.header.bands, shard.header.pixel_scale_arcsec, shard.size,
+                shard.header.bands,
+                shard.header.pixel_scale_arcsec,
+                shard.size,
                 shard.header.stretched,
             )
             made_from = fingerprint(shard.header.ingredients)
@@ -103,8 +105,11 @@ def _shard_units(paths: Sequence[Path], run: Run, model: Any) -> Iterator[Unit]:
             name=name,
             product=run.product(f"{name}.parquet"),
             ingredients=ingredients(
-                "infer", _VERSION, {**_keys(run), "splits": sorted(run.config.infer.splits)},
-                shard=made_from, model_id=model.model_id,
+                "infer",
+                _VERSION,
+                {**_keys(run), "splits": sorted(run.config.infer.splits)},
+                shard=made_from,
+                model_id=model.model_id,
             ),
             task={**_task(run), "shard": str(path), "splits": run.config.infer.splits},
             planned=planned,
@@ -145,8 +150,12 @@ def _plan_tiles(config: Config, run: Run, model: Any) -> Iterator[list[Unit]]:
             name=job.name,
             product=run.product(f"{job.name}.parquet"),
             ingredients=ingredients(
-                "infer", _VERSION, keys, survey=planning.meaning(this),
-                model_id=model.model_id, **job.inputs,
+                "infer",
+                _VERSION,
+                keys,
+                survey=planning.meaning(this),
+                model_id=model.model_id,
+                **job.inputs,
             ),
             task={
                 **_task(run),
@@ -242,7 +251,9 @@ def _stamps(unit: Unit) -> tuple[NDArray[Any], NDArray[Any], dict[str, NDArray[A
     files = TileFiles(task["tile"], planning.from_plain(task["paths"]))
     with tiles.open_tile(files, this, tuple(keys["bands"])) as tile:
         stamps = extract(
-            tile, task["targets"], keys["size"],
+            tile,
+            task["targets"],
+            keys["size"],
             pixel_scale_arcsec=this.pixel_scale_arcsec,
             max_bad_fraction=keys["max_bad_fraction"],
         )
