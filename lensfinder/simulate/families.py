@@ -1,0 +1,152 @@
+"""Two families of galaxies, early and late type, and their colours.
+
+Each function writes the light of one galaxy into a truth row and returns what the rest of the row
+hangs on. Numbers are drawn one after another from the generator that is handed in.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from lensfinder.simulate import cosmology
+from lensfinder.simulate.distributions import RecipeError
+from lensfinder.simulate.recipe import ColourTrack, Population
+
+Row = dict[str, float | str]
+
+# A joint draw is repeated until it obeys the recipe's bounds; more often means they contradict.
+MAX_REDRAWS = 2000
+
+
+class EarlyTypeDraw(NamedTuple):
+    """What an early-type galaxy does, or would do, to a source behind it."""
+
+    theta_e_arcsec: float
+    z_source: float
+    sigma_v_km_s: float
+    mag_r: float
+
+
+class LateTypeDraw(NamedTuple):
+    """Magnitudes of a disc galaxy."""
+
+    mag_r: float
+    mag_disc_r: float
+
+
+def colours_minus_r(
+    population: Population,
+    track: ColourTrack,
+    bands: tuple[str, ...],
+    z: float,
+    rng: np.random.Generator,
+) -> list[float]:
+    """m_band - m_r of one galaxy: one number strays it along the scatter direction."""
+    stray = track.sigma * rng.standard_normal()
+    direction = population.colours.scatter_direction
+    return [
+        0.0
+        if band == "r"
+        else float(np.interp(z, track.redshift, track.minus_r[band])) + direction[band] * stray
+        for band in bands
+    ]
+
+
+def position_angle_deg(rng: np.random.Generator) -> float:
+    """A direction on the sky, east of north, in [0, 180)."""
+    return float(rng.uniform(0, 180))
+
+
+def early_type(
+    row: Row, population: Population, bands: tuple[str, ...], rng: np.random.Generator
+) -> EarlyTypeDraw:
+    """Write the light of an early-type galaxy, drawn from the Einstein radius it has or would have.
+
+    Raises
+    ------
+    RecipeError
+        if the recipe's bounds on sigma_v and mag_r leave nothing for a theta_e
+    """
+    recipe = population.early_type
+    # Only the rest is redrawn, so that theta_E keeps the distribution that the recipe gives it.
+    theta_e = population.lens.theta_e_arcsec.sample(rng)
+    for _ in range(MAX_REDRAWS):
+        z = recipe.z.sample(rng)
+        z_source = population.source.z.sample(rng)
+        if z_source < z + population.source.min_redshift_gap:
+            continue
+        sigma_v = cosmology.sigma_v_km_s(theta_e, z, z_source)
+        if not recipe.sigma_v_low_km_s <= sigma_v <= recipe.sigma_v_high_km_s:
+            continue
+        absolute = (
+            recipe.absolute_mag_r_at_220_km_s
+            + recipe.mag_per_dex_of_sigma_v * math.log10(sigma_v / 220)
+            + rng.normal(0, recipe.absolute_mag_scatter)
+        )
+        mag_r = absolute + cosmology.distance_modulus(z)
+        if recipe.mag_r_low <= mag_r <= recipe.mag_r_high:
+            break
+    else:
+        raise RecipeError(
+            f"population '{population.name}': no early-type galaxy with theta_e = {theta_e:.2f} "
+            f"arcsec obeys its bounds on sigma_v and mag_r in {MAX_REDRAWS} draws; widen "
+            "[early_type] or narrow lens.theta_e_arcsec"
+        )
+    r_e_kpc = recipe.r_e_kpc_at_220_km_s * 10 ** (
+        recipe.r_e_dex_per_mag * (absolute - recipe.absolute_mag_r_at_220_km_s)
+        + rng.normal(0, recipe.r_e_scatter_dex)
+    )
+    row["z_galaxy"] = z
+    row["bulge_re_arcsec"] = r_e_kpc / cosmology.kpc_per_arcsec(z)
+    row["bulge_n"] = recipe.sersic_n.sample(rng)
+    row["bulge_q"] = recipe.q.sample(rng)
+    row["bulge_pa_deg"] = position_angle_deg(rng)
+    colours = colours_minus_r(population, population.colours.early_type, bands, z, rng)
+    for band, colour in zip(bands, colours, strict=True):
+        row[f"mag_bulge_{band}"] = mag_r + colour
+    return EarlyTypeDraw(theta_e, z_source, sigma_v, mag_r)
+
+
+def late_type(
+    row: Row,
+    population: Population,
+    bands: tuple[str, ...],
+    rng: np.random.Generator,
+    q: float,
+    bulge_fraction: float,
+) -> LateTypeDraw:
+    """Write the light of a disc of axis ratio `q` with a bulge of `bulge_fraction`."""
+    recipe = population.late_type
+    z, mag_r, pa = recipe.z.sample(rng), recipe.mag_r.sample(rng), position_angle_deg(rng)
+    r_e = recipe.r_e_arcsec_at_mag_19 * 10 ** (
+        recipe.r_e_dex_per_mag * (mag_r - 19) + rng.normal(0, recipe.r_e_scatter_dex)
+    )
+    # The size is that of the face-on disc; inclining it leaves its major axis.
+    row["disc_re_arcsec"], row["disc_q"], row["disc_pa_deg"] = r_e * math.sqrt(q), q, pa
+    row["z_galaxy"] = z
+    row["bulge_re_arcsec"] = max(r_e * recipe.bulge_r_e_over_disc.sample(rng), 0.05)
+    row["bulge_n"] = recipe.bulge_n.sample(rng)
+    row["bulge_q"] = recipe.bulge_q.sample(rng)
+    row["bulge_pa_deg"] = pa
+    # A bulge of nothing would have an infinite magnitude.
+    bulge_fraction = max(bulge_fraction, 1e-3)
+    mag_bulge = mag_r - 2.5 * math.log10(bulge_fraction)
+    mag_disc = mag_r - 2.5 * math.log10(1 - bulge_fraction)
+    old = colours_minus_r(population, population.colours.early_type, bands, z, rng)
+    young = colours_minus_r(population, population.colours.late_type, bands, z, rng)
+    for band, red, blue in zip(bands, old, young, strict=True):
+        row[f"mag_bulge_{band}"] = mag_bulge + red
+        row[f"mag_disc_{band}"] = mag_disc + blue
+    return LateTypeDraw(mag_r, mag_disc)
+
+
+def feature_colours(
+    row: Row, population: Population, bands: tuple[str, ...], z: float, rng: np.random.Generator
+) -> None:
+    """Write the colours of a feature (source, companions, ring, arms) at redshift `z`."""
+    colours = colours_minus_r(population, population.colours.source, bands, z, rng)
+    for band, colour in zip(bands, colours, strict=True):
+        row[f"feature_{band}_minus_r"] = colour

@@ -1,0 +1,209 @@
+"""What each kind of mock is made of: one function a kind, writing its part of a truth row.
+
+Negatives on early-type hosts go through the same draws as lenses, so that brightness, size and
+colour of the host don't tell the classes apart.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from lensfinder.simulate.distributions import RecipeError
+from lensfinder.simulate.families import (
+    MAX_REDRAWS,
+    Row,
+    colours_minus_r,
+    early_type,
+    feature_colours,
+    late_type,
+    position_angle_deg,
+)
+from lensfinder.simulate.recipe import Population
+
+MAX_CLUMPS = 4
+MAX_COMPANIONS = 3
+
+Bands = tuple[str, ...]
+Rng = np.random.Generator
+
+
+def _lens(row: Row, population: Population, bands: Bands, rng: Rng) -> None:
+    """An early-type galaxy with a source behind it, inside the cut."""
+    theta_e, z_source, sigma_v, _ = early_type(row, population, bands, rng)
+    lens, source = population.lens, population.source
+    row["theta_e_arcsec"], row["z_source"], row["sigma_v_km_s"] = theta_e, z_source, sigma_v
+    row["z_lens"] = row["z_galaxy"]
+    row["q_lens"] = q = min(max(float(row["bulge_q"]) + lens.q_offset.sample(rng), 0.3), 1.0)
+    row["pa_lens_deg"] = pa = (float(row["bulge_pa_deg"]) + lens.pa_offset_deg.sample(rng)) % 180
+    row["shear"], row["pa_shear_deg"] = lens.shear.sample(rng), position_angle_deg(rng)
+    for _ in range(MAX_REDRAWS):
+        beta = theta_e * lens.beta_over_theta_e.sample(rng)
+        azimuth = rng.uniform(0, 2 * math.pi)
+        if inside_cut(beta, azimuth - math.radians(pa + 90), theta_e, q):
+            break
+    else:
+        raise RecipeError(
+            f"population '{population.name}': lens.beta_over_theta_e gave no multiple images in "
+            f"{MAX_REDRAWS} draws; lower it"
+        )
+    row["source_x_arcsec"] = beta * math.cos(azimuth)
+    row["source_y_arcsec"] = beta * math.sin(azimuth)
+    row["source_re_arcsec"] = r_e = source.r_e_arcsec.sample(rng)
+    row["source_n"] = source.sersic_n.sample(rng)
+    row["source_q"], row["source_pa_deg"] = source.q.sample(rng), position_angle_deg(rng)
+    row["feature_snr"] = source.snr.sample(rng)
+    feature_colours(row, population, bands, z_source, rng)
+    for k in range(1, min(round(source.clump_count.sample(rng)), MAX_CLUMPS) + 1):
+        distance = r_e * source.clump_distance_in_r_e.sample(rng)
+        angle = rng.uniform(0, 2 * math.pi)
+        row[f"clump_{k}_x_arcsec"] = distance * math.cos(angle)
+        row[f"clump_{k}_y_arcsec"] = distance * math.sin(angle)
+        row[f"clump_{k}_sigma_arcsec"] = source.clump_sigma_arcsec.sample(rng)
+        row[f"clump_{k}_fraction"] = source.clump_fraction.sample(rng)
+
+
+def inside_cut(beta_arcsec: float, azimuth_rad: float, theta_e_arcsec: float, q: float) -> bool:
+    """Whether a point source has at least two images behind an SIE.
+
+    The cut is the curve that the deflection traces around the centre (Kormann et al. 1994,
+    section 4). With f^2 = 1 - q^2 it is q^2 tan^2 u + tanh^2 v = f^2, where (u, v) is
+    beta f / (theta_e sqrt q) in the frame of the major axis. Sources beyond the cut but inside a
+    naked cusp are counted as outside.
+    """
+    f = math.sqrt(max((1 - q) * (1 + q), 1e-10))
+    u = abs(beta_arcsec * math.cos(azimuth_rad)) * f / (theta_e_arcsec * math.sqrt(q))
+    v = beta_arcsec * math.sin(azimuth_rad) * f / (theta_e_arcsec * math.sqrt(q))
+    return u < math.pi / 2 and (q * math.tan(u)) ** 2 + math.tanh(v) ** 2 < f**2
+
+
+def _galaxy(row: Row, population: Population, bands: Bands, rng: Rng) -> None:
+    """An early-type galaxy alone: what a lens would be without its source."""
+    early_type(row, population, bands, rng)
+
+
+def _disc(row: Row, population: Population, bands: Bands, rng: Rng) -> None:
+    """A disc with a bulge, without structure."""
+    late = population.late_type
+    q, bulge_fraction = late.q.sample(rng), late.bulge_fraction.sample(rng)
+    late_type(row, population, bands, rng, q, bulge_fraction)
+
+
+def _spiral(row: Row, population: Population, bands: Bands, rng: Rng) -> None:
+    """A disc with arms."""
+    recipe = population.spiral
+    bulge_fraction = population.late_type.bulge_fraction.sample(rng)
+    q = recipe.q.sample(rng)
+    mag_disc = late_type(row, population, bands, rng, q, bulge_fraction).mag_disc_r
+    row["arm_count"] = recipe.arm_count.sample(rng)
+    row["arm_pitch_deg"] = recipe.arm_pitch_deg.sample(rng) * (1 if rng.random() < 0.5 else -1)
+    row["arm_phase_deg"] = rng.uniform(0, 360)
+    row["arm_sharpness"] = recipe.arm_sharpness.sample(rng)
+    row["arm_re_arcsec"] = float(row["disc_re_arcsec"]) * 1.1
+    row["feature_mag_r"] = mag_disc - 2.5 * math.log10(max(recipe.arm_fraction.sample(rng), 1e-3))
+    feature_colours(row, population, bands, float(row["z_galaxy"]), rng)
+
+
+def _ring(row: Row, population: Population, bands: Bands, rng: Rng) -> None:
+    """Either family with a star-forming ring."""
+    recipe = population.ring
+    q = recipe.q.sample(rng)
+    if rng.random() < recipe.early_type_fraction:
+        early_type(row, population, bands, rng)
+        row["ring_pa_deg"] = row["bulge_pa_deg"]
+    else:
+        bulge_fraction = population.late_type.bulge_fraction.sample(rng)
+        late_type(row, population, bands, rng, q, bulge_fraction)
+        row["ring_pa_deg"] = row["disc_pa_deg"]
+    row["ring_q"] = q
+    row["ring_radius_arcsec"] = radius = recipe.radius_arcsec.sample(rng)
+    row["ring_width_arcsec"] = radius * recipe.width_over_radius.sample(rng)
+    row["ring_lopsidedness"] = recipe.lopsidedness.sample(rng)
+    row["ring_knot_contrast"] = recipe.knot_contrast.sample(rng)
+    row["ring_knot_count"] = recipe.knot_count.sample(rng)
+    row["ring_phase_deg"] = rng.uniform(0, 360)
+    row["feature_snr"] = population.source.snr.sample(rng)
+    feature_colours(row, population, bands, float(row["z_galaxy"]), rng)
+
+
+def _companions(row: Row, population: Population, bands: Bands, rng: Rng) -> None:
+    """An early-type galaxy with blue neighbours where images could stand."""
+    recipe = population.companions
+    theta_e, z_source, _, _ = early_type(row, population, bands, rng)
+    row["feature_snr"] = population.source.snr.sample(rng)
+    feature_colours(row, population, bands, z_source, rng)
+    count = min(max(round(recipe.count.sample(rng)), 1), MAX_COMPANIONS)
+    shares = rng.dirichlet([3.0] * count)
+    for k, share in enumerate(shares, start=1):
+        radius = theta_e * recipe.radius_over_theta_e.sample(rng)
+        azimuth = rng.uniform(0, 2 * math.pi)
+        row[f"companion_{k}_x_arcsec"] = radius * math.cos(azimuth)
+        row[f"companion_{k}_y_arcsec"] = radius * math.sin(azimuth)
+        row[f"companion_{k}_re_arcsec"] = recipe.r_e_arcsec.sample(rng)
+        row[f"companion_{k}_n"] = recipe.sersic_n.sample(rng)
+        row[f"companion_{k}_q"] = recipe.q.sample(rng)
+        row[f"companion_{k}_pa_deg"] = position_angle_deg(rng)
+        row[f"companion_{k}_fraction"] = float(share)
+
+
+def _edge_on(row: Row, population: Population, bands: Bands, rng: Rng) -> None:
+    """A disc seen from its side."""
+    recipe = population.edge_on
+    q, bulge_fraction = recipe.q.sample(rng), recipe.bulge_fraction.sample(rng)
+    late_type(row, population, bands, rng, q, bulge_fraction)
+
+
+def _merger(row: Row, population: Population, bands: Bands, rng: Rng) -> None:
+    """Two galaxies of a family in contact, and a tidal arm towards the lesser."""
+    recipe = population.merger
+    if rng.random() < recipe.early_type_fraction:
+        mag_r = early_type(row, population, bands, rng).mag_r
+        track, n, size = population.colours.early_type, 3.0, float(row["bulge_re_arcsec"])
+    else:
+        late = population.late_type
+        q, bulge_fraction = late.q.sample(rng), late.bulge_fraction.sample(rng)
+        mag_r = late_type(row, population, bands, rng, q, bulge_fraction).mag_r
+        track, n, size = population.colours.late_type, 1.0, float(row["disc_re_arcsec"])
+    z = float(row["z_galaxy"])
+    mag_partner = mag_r + recipe.mag_difference.sample(rng)
+    colours = colours_minus_r(population, track, bands, z, rng)
+    for band, colour in zip(bands, colours, strict=True):
+        row[f"mag_partner_{band}"] = mag_partner + colour
+    separation, azimuth = recipe.separation_arcsec.sample(rng), rng.uniform(0, 2 * math.pi)
+    row["partner_x_arcsec"] = separation * math.cos(azimuth)
+    row["partner_y_arcsec"] = separation * math.sin(azimuth)
+    row["partner_re_arcsec"] = max(size * rng.uniform(0.4, 1.0), 0.1)
+    row["partner_n"] = n
+    row["partner_q"] = population.late_type.q.sample(rng)
+    row["partner_pa_deg"] = position_angle_deg(rng)
+    row["arm_count"] = float(rng.integers(1, 3))
+    row["arm_pitch_deg"] = recipe.tail_pitch_deg.sample(rng) * (1 if rng.random() < 0.5 else -1)
+    row["arm_phase_deg"] = math.degrees(azimuth)
+    row["arm_sharpness"] = 3.0
+    row["arm_re_arcsec"] = separation
+    row["feature_mag_r"] = mag_r - 2.5 * math.log10(max(recipe.tail_fraction.sample(rng), 1e-3))
+    feature_colours(row, population, bands, z, rng)
+
+
+def _star(row: Row, population: Population, bands: Bands, rng: Rng) -> None:
+    """A point source."""
+    mag_r = population.star.mag_r.sample(rng)
+    colours = colours_minus_r(population, population.colours.star, bands, 0.0, rng)
+    for band, colour in zip(bands, colours, strict=True):
+        row[f"mag_bulge_{band}"] = mag_r + colour
+    row["bulge_re_arcsec"] = 0.0
+
+
+DRAW: dict[str, Callable[[Row, Population, Bands, Rng], None]] = {
+    "lens": _lens,
+    "galaxy": _galaxy,
+    "disc": _disc,
+    "spiral": _spiral,
+    "ring": _ring,
+    "companions": _companions,
+    "edge_on": _edge_on,
+    "merger": _merger,
+    "star": _star,
+}

@@ -1,0 +1,157 @@
+"""Surface brightness of galaxies: Sersic profiles, and the structure that hard negatives need.
+
+Batched torch, any floating dtype; arguments broadcast, so N galaxies are tensors of shape
+(N, 1, 1) against a grid of shape (N, Y, X). Profiles of unit total flux, in arcsec**-2. Radii are
+circularised (sqrt(a b)), angles in radians counter-clockwise from +x, positions relative to the
+centre of the object.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+# Profiles level out here, 1e-22 of the peak: further out they would be denormal numbers, on which
+# a CPU is ten times slower.
+_FAINTEST_EXPONENT = 50.0
+
+
+def sersic_b(n: Tensor) -> Tensor:
+    """b_n for which r_e holds half of the light.
+
+    Ciotti & Bertin 1999 (A&A 352, 447) eq. 18; better than 1e-4 in relative terms for n >= 0.5,
+    and better than 1e-6 for n >= 1.
+    """
+    return (
+        2 * n
+        - 1 / 3
+        + 4 / (405 * n)
+        + 46 / (25515 * n**2)
+        + 131 / (1148175 * n**3)
+        - 2194697 / (30690717750 * n**4)
+    )
+
+
+def squared_elliptical_radius(x: Tensor, y: Tensor, q: Tensor, phi_rad: Tensor) -> Tensor:
+    """Square of the circularised elliptical radius, q x'^2 + y'^2 / q, in the unit of x squared.
+
+    Parameters
+    ----------
+    x, y : position relative to the centre
+    q : minor-to-major axis ratio, in (0, 1]
+    phi_rad : angle of the major axis, counter-clockwise from +x
+    """
+    cos, sin = torch.cos(phi_rad), torch.sin(phi_rad)
+    xx = q * cos**2 + sin**2 / q
+    yy = q * sin**2 + cos**2 / q
+    two_xy = 2 * sin * cos * (q - 1 / q)
+    # In this order a grid given as a row x and a column y costs three operations on the grid.
+    return (xx * x + two_xy * y) * x + yy * y**2
+
+
+def sersic(
+    x: Tensor, y: Tensor, r_e_arcsec: Tensor, n: Tensor, q: Tensor, phi_rad: Tensor
+) -> Tensor:
+    """Sersic profile of unit total flux (Graham & Driver 2005, PASA 22, 118, eq. 1 and 4).
+
+    Parameters
+    ----------
+    x, y : position relative to the centre, arcsec
+    r_e_arcsec : circularised half-light radius, > 0
+    n : Sersic index, >= 0.5
+    q, phi_rad : as in `squared_elliptical_radius`
+
+    Returns
+    -------
+    brightness : arcsec**-2; its integral over the plane is 1
+    """
+    b = sersic_b(n)
+    log_flux = math.log(2 * math.pi) + torch.log(n) + 2 * torch.log(r_e_arcsec)
+    log_flux = log_flux - 2 * n * torch.log(b) + torch.lgamma(2 * n)
+    # b (r / r_e)^(1/n) as a single exponential. Rounding may leave r^2 below zero at the centre.
+    log_r2 = torch.log(squared_elliptical_radius(x, y, q, phi_rad).clamp(min=0))
+    shrink = torch.log(b) - torch.log(r_e_arcsec) / n
+    scaled_radius = torch.exp(log_r2 / (2 * n) + shrink).clamp(max=_FAINTEST_EXPONENT)
+    return torch.exp(-scaled_radius - log_flux)
+
+
+def gaussian_clump(x: Tensor, y: Tensor, sigma_arcsec: Tensor) -> Tensor:
+    """Round Gaussian of unit total flux: a star-forming clump. arcsec**-2."""
+    exponent = (x**2 + y**2) / (2 * sigma_arcsec**2)
+    peak = 1 / (2 * math.pi * sigma_arcsec**2)
+    return peak * torch.exp(-exponent.clamp(max=_FAINTEST_EXPONENT))
+
+
+def ring(
+    x: Tensor,
+    y: Tensor,
+    radius_arcsec: Tensor,
+    width_arcsec: Tensor,
+    q: Tensor,
+    phi_rad: Tensor,
+    lopsidedness: Tensor,
+    knot_contrast: Tensor,
+    knot_count: Tensor,
+    knot_phase_rad: Tensor,
+) -> Tensor:
+    """A star-forming ring: a Gaussian annulus, brighter on one side and beaded with knots.
+
+    Parameters
+    ----------
+    radius_arcsec, width_arcsec : circularised radius and Gaussian sigma of the annulus
+    q, phi_rad : as in `squared_elliptical_radius`
+    lopsidedness, knot_contrast : amplitudes of the m = 1 and m = knot_count modulation, in [0, 1]
+    knot_phase_rad : azimuth of the brightest side
+
+    Returns
+    -------
+    brightness : arcsec**-2, of about unit flux where the width is small against the radius
+    """
+    radius = torch.sqrt(squared_elliptical_radius(x, y, q, phi_rad).clamp(min=0))
+    azimuth = _disc_azimuth(x, y, q, phi_rad) - knot_phase_rad
+    annulus = torch.exp(-((radius - radius_arcsec) ** 2) / (2 * width_arcsec**2))
+    norm: Tensor = (2 * math.pi) ** 1.5 * radius_arcsec * width_arcsec
+    modulation = 1 + lopsidedness * torch.cos(azimuth)
+    knots: Tensor = 1 + knot_contrast * torch.cos(knot_count * azimuth)
+    return annulus * modulation * knots / norm
+
+
+def spiral_arms(
+    x: Tensor,
+    y: Tensor,
+    r_e_arcsec: Tensor,
+    q: Tensor,
+    phi_rad: Tensor,
+    arm_count: Tensor,
+    pitch_rad: Tensor,
+    phase_rad: Tensor,
+    sharpness: Tensor,
+) -> Tensor:
+    """Logarithmic spiral arms on an exponential disc.
+
+    The disc times exp(sharpness (cos(m (azimuth - ln r / tan pitch - phase)) - 1)), faded inside
+    0.6 r_e where the bulge or a bar reigns. Arms are bright ridges on zero, so that they can have
+    a colour of their own; they are not normalised (see `render`, which divides by their sum).
+
+    Parameters
+    ----------
+    r_e_arcsec, q, phi_rad : half-light radius and orientation of the disc
+    arm_count : number of arms m
+    pitch_rad : pitch angle, in (0, pi/2); negative winds the other way
+    phase_rad : azimuth of an arm at r = r_e
+    sharpness : >= 0; 0 is an unmodulated disc
+    """
+    radius = torch.sqrt(squared_elliptical_radius(x, y, q, phi_rad).clamp(min=0)) / r_e_arcsec
+    winding = torch.log(radius.clamp(min=1e-3)) / torch.tan(pitch_rad)
+    angle = arm_count * (_disc_azimuth(x, y, q, phi_rad) - winding - phase_rad)
+    ridge = torch.exp(sharpness * (torch.cos(angle) - 1))
+    inner_fade = 1 - torch.exp(-((radius / 0.6) ** 4))
+    return ridge * inner_fade * torch.exp(-1.678 * radius)
+
+
+def _disc_azimuth(x: Tensor, y: Tensor, q: Tensor, phi_rad: Tensor) -> Tensor:
+    """Azimuth in the plane of a disc that is seen inclined with axis ratio q."""
+    cos, sin = torch.cos(phi_rad), torch.sin(phi_rad)
+    return torch.atan2((cos * y - sin * x) / q, cos * x + sin * y)

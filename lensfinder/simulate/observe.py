@@ -1,0 +1,184 @@
+"""What a telescope does to a scene: PSF, pixels, noise.
+
+A scene is sampled on a grid `supersampling` times finer than the pixels. It is convolved in
+Fourier space with an optical transfer function that holds the PSF and the response of the pixel,
+and taken at the pixel centres, without transforming the whole fine image back.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# FWHM**2 / variance of a Gaussian, for taking the pixel's own width out of an observed FWHM.
+_FWHM2_PER_VARIANCE = 8 * math.log(2)
+
+
+def frequencies(n_fine: int, fine_scale_arcsec: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Frequencies (cycles per arcsec) of `torch.fft.rfft2` on an n_fine x n_fine grid.
+
+    Returns ky of shape (n_fine, 1) and kx of shape (1, n_fine // 2 + 1).
+    """
+    ky = torch.fft.fftfreq(n_fine, d=fine_scale_arcsec, dtype=dtype)[:, None]
+    kx = torch.fft.rfftfreq(n_fine, d=fine_scale_arcsec, dtype=dtype)[None, :]
+    return ky, kx
+
+
+def gaussian_otf(ky: Tensor, kx: Tensor, fwhm_arcsec: Tensor) -> Tensor:
+    """Transfer function of a round Gaussian PSF; 1 at zero frequency, so that flux is kept."""
+    sigma2 = fwhm_arcsec**2 / _FWHM2_PER_VARIANCE
+    return torch.exp(-2 * math.pi**2 * sigma2 * (kx**2 + ky**2))
+
+
+def moffat_otf(ky: Tensor, kx: Tensor, fwhm_arcsec: Tensor, beta: float = 3.5) -> Tensor:
+    """Transfer function of a round Moffat PSF I ~ (1 + (r/a)^2)^-beta; 1 at zero frequency.
+
+    Its Fourier transform is (k a)^(beta-1) K_(beta-1)(k a) up to a constant (Trujillo et al. 2001,
+    MNRAS 328, 977, eq. 6), which is elementary for half-integer beta. Nothing is cut off in the
+    wings: what leaves the grid on one side returns on the other.
+
+    Parameters
+    ----------
+    ky, kx : cycles per arcsec
+    fwhm_arcsec : full width at half maximum, > 0; broadcasts against ky and kx
+    beta : 2.5, 3.5 or 4.5
+
+    Raises
+    ------
+    ValueError
+        for another beta
+    """
+    if beta not in (2.5, 3.5, 4.5):
+        raise ValueError(f"Moffat beta is {beta}; expected 2.5, 3.5 or 4.5")
+    a = fwhm_arcsec / (2 * math.sqrt(2 ** (1 / beta) - 1))
+    z = 2 * math.pi * a * torch.sqrt(kx**2 + ky**2)
+    if beta == 2.5:
+        polynomial = 1 + z
+    elif beta == 3.5:
+        polynomial = 1 + z * (1 + z / 3)
+    else:
+        polynomial = 1 + z * (1 + z * (0.4 + z / 15))
+    return torch.exp(-z) * polynomial
+
+
+def pixel_response(ky: Tensor, kx: Tensor, pixel_arcsec: float) -> Tensor:
+    """Transfer function of a square pixel: integrates a PSF that is given as a point response."""
+    return torch.sinc(kx * pixel_arcsec) * torch.sinc(ky * pixel_arcsec)
+
+
+def block_response(n_fine: int, supersampling: int, dtype: torch.dtype) -> Tensor:
+    """Transfer function of a sum over supersampling^2 fine pixels about each one.
+
+    It stands in for `pixel_response` where a PSF image already holds that of the fine pixel.
+
+    Raises
+    ------
+    ValueError
+        for an even supersampling, which has no central fine pixel
+    """
+    if supersampling % 2 == 0:
+        raise ValueError(f"supersampling is {supersampling}; expected an odd number")
+    angle = torch.arange(n_fine, dtype=dtype) * (2 * math.pi / n_fine)
+    reach = supersampling // 2
+    terms = torch.stack([torch.cos(m * angle) for m in range(-reach, reach + 1)])
+    line = terms.sum(dim=0)
+    return line[:, None] * line[None, : n_fine // 2 + 1]
+
+
+def kernel_otf(kernel_PYX: Tensor, n_fine: int) -> Tensor:
+    """Transfer function of PSF images, sampled like the scene, with their centre in the middle.
+
+    Parameters
+    ----------
+    kernel_PYX : (P, k, k) with k odd and at most n_fine; normalised to unit sum here
+
+    Raises
+    ------
+    ValueError
+        for an even or too large kernel, one that is not finite, or one without positive sum
+    """
+    size = kernel_PYX.shape[-1]
+    if kernel_PYX.shape[-2] != size or size % 2 == 0 or size > n_fine:
+        shape = tuple(kernel_PYX.shape[-2:])
+        raise ValueError(f"PSF image is {shape}; expected square, odd and at most {n_fine} pixels")
+    total = kernel_PYX.sum(dim=(-2, -1), keepdim=True)
+    if not bool(torch.isfinite(total).all()) or bool((total <= 0).any()):
+        raise ValueError("PSF image has NaN or no positive sum; expected finite values")
+    pad = n_fine - size
+    padded = torch.nn.functional.pad(kernel_PYX / total, (0, pad, 0, pad))
+    centred = torch.roll(padded, (-(size // 2), -(size // 2)), dims=(-2, -1))
+    otf: Tensor = torch.fft.rfft2(centred)
+    return otf
+
+
+def unbroadened_fwhm(fwhm_arcsec: Tensor, pixel_arcsec: float) -> Tensor:
+    """FWHM that, once integrated over pixels, is observed as `fwhm_arcsec` (second moments).
+
+    Raises
+    ------
+    ValueError
+        if an observed FWHM is not a number, or not wider than a pixel makes a point
+    """
+    width2 = fwhm_arcsec**2 - _FWHM2_PER_VARIANCE * pixel_arcsec**2 / 12
+    if not bool((width2 > 0).all()):
+        narrowest = math.sqrt(_FWHM2_PER_VARIANCE / 12) * pixel_arcsec
+        raise ValueError(
+            f"PSF FWHM is {float(fwhm_arcsec.min())} arcsec; expected more than {narrowest:.3g}, "
+            f"which a pixel of {pixel_arcsec} arcsec alone gives"
+        )
+    return torch.sqrt(width2)
+
+
+def convolve_and_sample(scene_fft: Tensor, otf: Tensor, supersampling: int) -> Tensor:
+    """Convolve a finely sampled scene and take it at the pixel centres, every s-th fine pixel.
+
+    Equal to irfft2(scene_fft * otf)[..., ::s, ::s]. Leaving out rows folds the spectrum s times
+    along y, so that s times fewer rows are transformed back. With the response of the whole pixel
+    in the transfer function, the values are the flux that each pixel collects.
+
+    Parameters
+    ----------
+    scene_fft : `torch.fft.rfft2` of the scene, (..., n_fine, n_fine // 2 + 1), flux per fine pixel
+    otf : transfer function of PSF and pixel, broadcasts against scene_fft
+    supersampling : s, divides n_fine
+
+    Returns
+    -------
+    image : (..., n_fine / s, n_fine / s), s**-2 times the flux per pixel where the OTF is 1 at zero
+    """
+    n_fine = scene_fft.shape[-2]
+    product = scene_fft * otf
+    folds = product.reshape(*product.shape[:-2], supersampling, -1, product.shape[-1])
+    folded = folds.sum(dim=-3) / supersampling
+    rows: Tensor = torch.fft.irfft(torch.fft.ifft(folded, dim=-2), n=n_fine, dim=-1)
+    return rows[..., ::supersampling]
+
+
+def noise(
+    rng: np.random.Generator,
+    image_CYX: np.ndarray,
+    sky_rms_njy_C: np.ndarray,
+    electrons_per_njy_C: np.ndarray | None = None,
+) -> np.ndarray:
+    """Gaussian noise of the sky and, where a gain is given, of the object's own photons.
+
+    Parameters
+    ----------
+    image_CYX : noiseless object flux, nJy
+    sky_rms_njy_C : standard deviation of a sky pixel in each band, nJy
+    electrons_per_njy_C : photo-electrons a nJy in the whole exposure; None: sky dominated
+
+    Returns
+    -------
+    noise_CYX : float32, nJy, of variance sky_rms**2 + max(image, 0) / electrons_per_njy
+    """
+    variance = np.square(sky_rms_njy_C, dtype=np.float32)[:, None, None]
+    if electrons_per_njy_C is not None:
+        shot = np.maximum(image_CYX, 0) / electrons_per_njy_C.astype(np.float32)[:, None, None]
+        variance = variance + shot
+    unit = rng.standard_normal(image_CYX.shape, dtype=np.float32)
+    result: np.ndarray = unit * np.sqrt(variance, dtype=np.float32)
+    return result

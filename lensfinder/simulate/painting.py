@@ -1,0 +1,250 @@
+"""Real hosts for `simulate`: which there are, and mocks painted on a share of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lensfinder import shards, tables
+from lensfinder.config import SimulateConfig
+from lensfinder.errors import MismatchError, RequestError
+from lensfinder.runs import products_of
+from lensfinder.simulate import hosts
+from lensfinder.simulate.families import Row
+from lensfinder.simulate.mocks import Mocks, Sky, contract_columns, mock_id
+from lensfinder.simulate.population import generator
+from lensfinder.simulate.recipe import Population
+from lensfinder.simulate.render import CHUNK, Observation
+from lensfinder.simulate.splits import fraction_of, sky_cell, split_of
+
+_APERTURE_SIGMA_ARCSEC = 1.2
+
+
+@dataclass(frozen=True)
+class Host:
+    """A stamp that may be painted on: where its pixels are, and what decides its use."""
+
+    path: str
+    row: int
+    host_id: str
+    cell: str
+
+
+def find_hosts(
+    config: SimulateConfig, bands: tuple[str, ...], pixel_scale_arcsec: float
+) -> tuple[list[Host], list[dict[str, Any]]]:
+    """List the usable hosts of a cutout folder in an order that owes nothing to the folder.
+
+    Returns
+    -------
+    found : list of Host
+    inputs : identity of the shards they stand in, for the fingerprint
+
+    Raises
+    ------
+    MismatchError
+        if bands or pixel scale differ, or the stamps are smaller than wanted
+    RequestError
+        if no host is left
+    """
+    assert config.hosts is not None
+    known_ra = known_dec = np.zeros(0)
+    if config.known is not None:
+        known = tables.read_catalog(config.known)
+        known_ra, known_dec = known["ra"], known["dec"]
+    found, inputs = [], []
+    for path in products_of(config.hosts, "cutout"):
+        with shards.read(path) as shard:
+            header, catalog = shard.header, shard.catalog
+            _check(
+                path,
+                header,
+                size=shard.size,
+                wanted_size=config.size,
+                bands=bands,
+                pixel_scale_arcsec=pixel_scale_arcsec,
+            )
+        inputs.append({"name": path.name, "made_from": header.ingredients})
+        usable = hosts.away_from(catalog["ra"], catalog["dec"], known_ra, known_dec)
+        usable &= catalog["flags"] == 0
+        found += [
+            Host(
+                str(path),
+                int(row),
+                str(catalog["id"][row]),
+                sky_cell(float(catalog["ra"][row]), float(catalog["dec"][row])),
+            )
+            for row in np.flatnonzero(usable)
+        ]
+    if not found:
+        raise RequestError(
+            f"{config.hosts} holds no usable host",
+            "unflagged stamps farther than 5 arcsec from known lenses",
+        )
+    return sorted(found, key=lambda host: fraction_of(f"order/{host.host_id}")), inputs
+
+
+def _check(
+    path: Path,
+    header: shards.Header,
+    *,
+    size: int,
+    wanted_size: int,
+    bands: tuple[str, ...],
+    pixel_scale_arcsec: float,
+) -> None:
+    missing = [band for band in bands if band not in header.bands]
+    if missing:
+        raise MismatchError(
+            f"hosts in {path} have no band {', '.join(missing)}: they have "
+            f"{', '.join(header.bands)}", "hosts in all bands of the mocks"
+        )
+    if not math.isclose(header.pixel_scale_arcsec, pixel_scale_arcsec, rel_tol=1e-3):
+        raise MismatchError(
+            f"hosts in {path} have pixels of {header.pixel_scale_arcsec} arcsec",
+            f"{pixel_scale_arcsec} arcsec, as the survey has them",
+        )
+    if size < wanted_size or header.stretched:
+        what = "stretched pixels" if header.stretched else f"{size} pixels a side"
+        raise MismatchError(
+            f"hosts in {path} have {what}", f"fluxes, at least {wanted_size} pixels a side",
+            "Cut them again, or ask for smaller mocks with --size.",
+        )
+
+
+def make_painted(
+    chosen: Sequence[Host],
+    population: Population,
+    observation: Observation,
+    sky: Sky,
+    *,
+    seed: int,
+    indices: range,
+    val_fraction: float,
+    test_fraction: float,
+) -> Mocks:
+    """Paint mocks on real hosts.
+
+    Parameters
+    ----------
+    chosen : host of each mock; may repeat
+    sky : what to take where a host says nothing
+    indices : of the mocks; the first a multiple of 64
+    """
+    pixels, catalog = _read(chosen, observation)
+    rows: list[Row] = []
+    images, truths = [], []
+    for start in range(0, len(indices), CHUNK):
+        part = range(start, min(start + CHUNK, len(indices)))
+        drawn = [
+            _draw_row(
+                chosen[k],
+                pixels["image"][k],
+                pixels["mask"][k] == 0,
+                catalog[k],
+                population=population,
+                observation=observation,
+                sky=sky,
+                seed=seed,
+                index=indices[k],
+            )
+            for k in part
+        ]
+        noise = [generator(seed, 4, indices[k]) for k in part]
+        stamps = pixels["image"][part.start : part.stop]
+        image, truth = hosts.paint(stamps, drawn, observation, noise)
+        rows += drawn
+        images.append(image)
+        truths.append(truth)
+    place = {
+        name: np.array([entry[name] for entry in catalog])
+        for name in ("ra", "dec", "tile", "x", "y", "flags")
+    }
+    columns = {
+        **{name: np.array([row[name] for row in rows]) for name in rows[0]},
+        **{name: np.concatenate([truth[name] for truth in truths]) for name in truths[0]},
+        **contract_columns(
+            [mock_id(i) for i in indices],
+            host_id=[host.host_id for host in chosen],
+            split=[split_of(host.cell, val_fraction, test_fraction) for host in chosen],
+            has_source=[row["kind"] == "lens" for row in rows],
+            place=place,
+        ),
+    }
+    return Mocks(np.concatenate(images), pixels["mask"], columns)
+
+
+def _read(
+    chosen: Sequence[Host], observation: Observation
+) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:
+    """Pixels (N, C, H, W) and catalogue entries of the hosts, each shard opened once."""
+    shape = (len(chosen), len(observation.bands), observation.size, observation.size)
+    pixels: dict[str, np.ndarray] = {
+        "image": np.empty(shape, np.float32),
+        "mask": np.empty(shape, np.uint8),
+    }
+    catalog: list[dict[str, Any]] = [{} for _ in chosen]
+    for path in sorted({host.path for host in chosen}):
+        with shards.read(Path(path)) as shard:
+            order = [shard.header.bands.index(band) for band in observation.bands]
+            margin = (shard.size - observation.size) // 2
+            window = slice(margin, margin + observation.size)
+            for k, host in enumerate(chosen):
+                if host.path == path:
+                    for name, stack in (("image", shard.image), ("mask", shard.mask)):
+                        pixels[name][k] = stack[host.row][order][:, window, window]
+                    catalog[k] = {c: values[host.row] for c, values in shard.catalog.items()}
+    return pixels, catalog
+
+
+def _draw_row(
+    host: Host,
+    image_CYX: np.ndarray,
+    good_CYX: np.ndarray,
+    entry: dict[str, Any],
+    *,
+    population: Population,
+    observation: Observation,
+    sky: Sky,
+    seed: int,
+    index: int,
+) -> Row:
+    bands, reference = observation.bands, observation.reference_band
+    scale = observation.pixel_scale_arcsec
+    level_C, rms_C = hosts.measure_sky(image_CYX, good_CYX)
+    conditions: dict[str, float] = {}
+    for band, rms in zip(bands, rms_C, strict=True):
+        fwhm = float(entry.get(f"psf_fwhm_{band}_arcsec", math.nan))
+        typical_fwhm, typical_rms = sky.psf_fwhm_arcsec[band], sky.sky_rms_njy[band]
+        conditions[f"psf_fwhm_{band}_arcsec"] = fwhm if fwhm > 0 else typical_fwhm
+        conditions[f"sky_rms_{band}_njy"] = float(rms) if rms > 0 else typical_rms
+    c = bands.index(reference)
+    centre = observation.size // 2
+    shape = hosts.measure_shape(
+        image_CYX[c] - level_C[c],
+        good_CYX[c],
+        centre + float(entry["dx"]),
+        centre + float(entry["dy"]),
+        psf_fwhm_pixel=conditions[f"psf_fwhm_{reference}_arcsec"] / scale,
+        aperture_sigma_pixel=_APERTURE_SIGMA_ARCSEC / scale,
+    )
+    host_mag = float(entry.get(f"mag_{reference}", math.nan))
+    row = hosts.draw_on_host(
+        population,
+        bands,
+        reference,
+        seed,
+        index,
+        positive=hosts.is_positive(host.host_id, population.positive_fraction),
+        host_mag=host_mag,
+        shape=shape,
+    )
+    for band in bands:
+        row[f"mag_{band}"] = float(entry.get(f"mag_{band}", math.nan))
+    row["dx"], row["dy"] = float(entry["dx"]), float(entry["dy"])
+    return {**row, **conditions}
