@@ -144,12 +144,10 @@ def percent(value: float | None) -> str:
     per_cent = 100.0 * value
     if per_cent in (0.0, 100.0):
         return f"{per_cent:.0f}\u00a0%"
-    if per_cent > 99.0:
-        # As many nines as it has, and one digit more.
-        digits = min(6, 1 - math.floor(math.log10(100.0 - per_cent)))
-        return f"{per_cent:.{max(1, digits - 1)}f}\u00a0%"
     if per_cent >= 10.0:
-        return f"{per_cent:.0f}\u00a0%"
+        # Near 100 % the digits that count are those of what is missing.
+        missing = math.floor(math.log10(100.0 - per_cent))
+        return f"{per_cent:.{0 if missing > 0 else max(1, -missing)}f}\u00a0%"
     return np.format_float_positional(per_cent, 2, fractional=False, trim="-") + "\u00a0%"
 
 
@@ -160,6 +158,11 @@ def power(value: float) -> str:
     if mantissa == "1.0":
         return f"10{raised}"
     return f"{float(mantissa):g} × 10{raised}"
+
+
+def area(value: float) -> str:
+    """An AUROC with four digits, never rounded to 1."""
+    return ">\u00a00.9999" if 0.99995 <= value < 1.0 else f"{value:.4f}"
 
 
 def interval(estimate: Mapping[str, Any]) -> str:
@@ -229,18 +232,19 @@ def _trust(content: Mapping[str, Any]) -> list[str]:
         f"{counted(mocks['n_lenses'], 'mock lens', 'mock lenses')} and "
         f"{counted(mocks['n_negatives'], 'mock negative')} that the network was not trained on"
     )
-    area = content["metrics"]["auroc"]
+    auroc = content["metrics"]["auroc"]
     point = next((row for row in content["thresholds"] if row["operating"]), None)
-    if area["value"] is None:
-        return [f"The network was tested on {tested}; {area['reason']}."]
-    text = f"Tested on {tested}, it reaches an AUROC of {area['value']:.4f}."
+    if auroc["value"] is None:
+        return [f"The network was tested on {tested}; {auroc['reason']}."]
+    text = f"Tested on {tested}, the AUROC is {area(auroc['value'])}."
     if point is None:
         return [text]
     if point["tpr"]["value"] is not None:
         text += (
-            f" At the operating threshold it recovers {percent(point['tpr']['value'])} of the mock "
-            f"lenses (95 % interval: {interval(point['tpr'])}), and the false positive rate on "
-            f"mocks is between {percent(point['fpr']['low'])} and {percent(point['fpr']['high'])}."
+            " At the operating threshold the network recovers "
+            f"{percent(point['tpr']['value'])} of the mock lenses "
+            f"(95 % interval: {interval(point['tpr'])}), and the false positive rate on mocks is "
+            f"between {percent(point['fpr']['low'])} and {percent(point['fpr']['high'])}."
         )
     if point["purity"]["value"] is not None:
         text += (

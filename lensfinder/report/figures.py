@@ -171,9 +171,11 @@ def completeness_figure(cells: CompletenessMap, palette: Palette = LIGHT) -> byt
     axes.set_yticks(range(len(rows)), _edge_labels(rows))
     axes.set(xlabel="Einstein radius (arcsec)", ylabel="S/N of the lensed source")
     axes.grid(visible=False)
-    bar = figure.colorbar(mesh, ax=axes, format=FuncFormatter(lambda value, _: f"{value:.0%}"))
-    bar.set_label("recovered above the threshold", color=palette.ink)
-    bar.ax.tick_params(colors=palette.ink)
+    # Above the plot, so that the cells have the width for their counts.
+    percent = FuncFormatter(lambda value, _: f"{value:.0%}")
+    bar = figure.colorbar(mesh, ax=axes, location="top", aspect=40, format=percent)
+    bar.set_label("recovered above the threshold", color=palette.ink, fontsize=8.5)
+    bar.ax.tick_params(colors=palette.ink, labelsize=8)
     bar.outline.set_edgecolor(palette.faint)
     return _png(figure)
 

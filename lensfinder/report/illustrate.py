@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lensfinder.report import figures
-from lensfinder.report.document import percent
+from lensfinder.report.document import area, percent
 from lensfinder.report.measure import Columns, Measured
 from lensfinder.report.page import Illustration
 
@@ -46,7 +46,7 @@ def illustrations(
                 "ROC of the mocks’ test split. In the shaded region fewer than three negatives "
                 "would pass: nothing there is bounded.",
                 "ROC curve with a logarithmic false positive axis; "
-                f"AUROC {measured.auroc.value:.4f}"
+                f"AUROC {area(measured.auroc.value or 0.0)}"
                 + ("" if at is None else f"; operating point: {percent(at[1])} of lenses at a "
                    f"false positive rate of {percent(at[0])}"),
                 lambda palette: figures.roc_figure(measured.roc, measured.n_negatives, at, palette),

@@ -73,6 +73,7 @@ def render(
         lstrip_blocks=True,
     )
     environment.filters |= {
+        "area": document.area,
         "percent": document.percent,
         "power": document.power,
         "interval": document.interval,

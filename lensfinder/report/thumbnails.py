@@ -15,6 +15,8 @@ _SOFTENING_SIGMA = 3.0
 # Bluer bands count more, as in the SDSS's pictures (g 1.8, r 1.3, i 1): ellipticals come out
 # orange and star-forming arcs blue, instead of everything red.
 _BLUEST_WEIGHT = 1.8
+# Noise does not compress; in steps that nobody sees a page of thousands is little more than half.
+_COLOUR_STEP = 4
 # A stamp of pure noise is not stretched until the noise fills the range.
 _FAINTEST_WHITE_SIGMA = 25.0
 
@@ -91,7 +93,8 @@ def colour_image(image_CHW: NDArray[np.floating]) -> NDArray[np.uint8]:
     # Too bright a pixel keeps its hue: all three are divided by the largest.
     rgb_CHW = np.clip(rgb_CHW / np.maximum(rgb_CHW.max(axis=0), 1.0), 0.0, 1.0)
     rgba_HWC = np.zeros((*snr_HW.shape, 4), dtype=np.uint8)
-    rgba_HWC[..., :3] = np.round(255.0 * np.moveaxis(rgb_CHW, 0, -1))
+    rgba_HWC[..., :3] = 255.0 * np.moveaxis(rgb_CHW, 0, -1)
+    rgba_HWC[..., :3] -= rgba_HWC[..., :3] % _COLOUR_STEP
     rgba_HWC[..., 3] = np.where(present, 255, 0)
     return rgba_HWC
 

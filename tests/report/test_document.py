@@ -82,12 +82,21 @@ def report_of(mocks: dict[str, np.ndarray], sky: dict[str, np.ndarray] | None) -
     )  # fmt: skip
 
 
-def page_of(mocks: dict[str, np.ndarray], sky: dict[str, np.ndarray] | None) -> str:
+def figures_of(
+    mocks: dict[str, np.ndarray], sky: dict[str, np.ndarray] | None
+) -> list[page.Illustration]:
+    return illustrate.illustrations(*measured_of(mocks), None if sky is None else sky["logit"])
+
+
+def page_of(
+    mocks: dict[str, np.ndarray],
+    sky: dict[str, np.ndarray] | None,
+    drawn: list[page.Illustration] | None = None,
+) -> str:
     content = report_of(mocks, sky)
-    drawn = illustrate.illustrations(*measured_of(mocks), None if sky is None else sky["logit"])
     n = len(content["candidates"]["rows"]) if content["candidates"] else 0
     stamp = thumbnails.png(np.full((3, 3, 4), 255, np.uint8))
-    return page.render(content, drawn, [stamp] * n)
+    return page.render(content, drawn or [], [stamp] * n)
 
 
 def test_only_scored_labelled_test_objects_unknown_to_the_model_count() -> None:
@@ -164,11 +173,17 @@ def test_json_has_no_nan_and_no_infinity() -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(None, "–"), (0.0, "0 %"), (1.0, "100 %"), (0.5, "50 %"), (0.0123, "1.2 %"), (1e-4, "0.01 %"),
+    [(None, "–"), (0.0, "0 %"), (1.0, "100 %"), (0.5, "50 %"), (0.987, "98.7 %"), (0.9, "90 %"),
+     (0.95, "95.0 %"), (0.0123, "1.2 %"), (1e-4, "0.01 %"),
      (2.84e-5, "0.0028 %"), (0.9996, "99.96 %"), (0.995, "99.5 %"), (3e-9, "0.0000003 %")],
 )  # fmt: skip
 def test_percentages_never_round_to_none_or_all(value: float | None, text: str) -> None:
     assert document.percent(value).replace("\u00a0", " ") == text
+
+
+def test_an_auroc_below_one_is_never_shown_as_one() -> None:
+    assert document.area(0.99996).replace("\u00a0", " ") == "> 0.9999"
+    assert (document.area(1.0), document.area(0.95678)) == ("1.0000", "0.9568")
 
 
 def test_powers_of_ten() -> None:
@@ -192,7 +207,14 @@ def test_summary_tells_candidates_refusals_and_their_absence() -> None:
 @pytest.mark.parametrize("n_sky", [None, 30])
 def test_every_shortage_has_its_page(lenses: int, negatives: int, n_sky: int | None) -> None:
     sky = None if n_sky is None else sky_columns(n_sky, 0)
-    html = page_of(mock_columns(lenses, negatives), sky)
+    mocks = mock_columns(lenses, negatives)
+    drawn = figures_of(mocks, sky)
+    assert [figure.name for figure in drawn] == [
+        name
+        for name, there in (("roc", lenses and negatives), ("scores", lenses + negatives or n_sky))
+        if there
+    ] + (["completeness"] if lenses and negatives >= 300 else [])
+    html = page_of(mocks, sky, drawn)
     assert "Not supported." in html
     assert "30,000 negatives" in html
     assert not re.search(r"\bnan\b", re.sub(r"base64,[^\"]*", "", html))
@@ -219,7 +241,9 @@ def test_an_id_stays_text_wherever_it_stands() -> None:
 
 
 def test_the_page_runs_and_loads_nothing_but_its_own() -> None:
-    html = page_of(mock_columns(100, 400), sky_columns(400, 3))
+    mocks, sky = mock_columns(100, 400), sky_columns(400, 3)
+    html = page_of(mocks, sky, figures_of(mocks, sky))
+    assert html.count("<figure>") == 3
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', html)
     assert policy is not None
     assert policy[1].startswith("default-src 'none'; img-src data:;")

