@@ -82,7 +82,7 @@ def make(unit: Unit) -> Receipt:
             "model_id": model_id,
             "prevalence": keys["prevalence"],
             "name_prefix": keys["name_prefix"],
-            "bands": _bands(scores.get("sky", {})),
+            "bands": _bands(scores.get("sky", {}), stamp_bands),
             "stamp_bands": list(stamp_bands),
         },
         provenance={
@@ -192,8 +192,11 @@ def _add_pictures(
     return bands
 
 
-def _bands(sky: Mapping[str, Any]) -> list[str]:
-    return [name.removeprefix("mag_") for name in sky if name.startswith("mag_")]
+def _bands(sky: Mapping[str, Any], stamp_bands: Sequence[str]) -> list[str]:
+    """Bands with magnitudes: those of the stamps in their order, blue to red, then any others."""
+    listed = [name.removeprefix("mag_") for name in sky if name.startswith("mag_")]
+    first = [band for band in stamp_bands if band in listed]
+    return first + [band for band in listed if band not in first]
 
 
 def _write(path: Path, content: bytes) -> Path:

@@ -116,6 +116,8 @@ def test_report_json_holds_numbers_provenance_and_no_time(made: Path) -> None:
     assert [row["n_negatives_needed"] for row in content["thresholds"]] == [300, 3000, 30000]
     assert {entry["role"] for entry in content["provenance"]["inputs"]} == {"mocks", "sky"}
     assert content["provenance"]["versions"]["lensfinder"]
+    # Those of the stamps come first, in their order; here the stamps have r alone.
+    assert content["settings"]["bands"] == ["r", "g"]
 
 
 def test_two_runs_give_equal_products(made: Path, inputs: dict[str, Path], tmp_path: Path) -> None:
