@@ -19,7 +19,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 import typer
 
 from lensfinder import __version__
-from lensfinder.config import STAGES, Config, RunConfig, Section, load
+from lensfinder.config import STAGES, RunConfig, Section, load, section_model
 from lensfinder.errors import LensfinderError, RequestError
 from lensfinder.runs import Execution, Summary, disk_errors, execute, listen
 
@@ -172,9 +172,8 @@ def _stage_command(stage: str) -> Callable[..., None]:
     command.__doc__ = f"{what}\n\nExample: {example}"
     own = inspect.signature(command, eval_str=True).parameters
     fixed = [p for p in own.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    model = Config.model_fields[stage].annotation
-    assert model is not None
-    parameters = [*_parameters(stage, model), *fixed, *_parameters("run", RunConfig)]
+    stage_parameters = _parameters(stage, section_model(stage))
+    parameters = [*stage_parameters, *fixed, *_parameters("run", RunConfig)]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in parameters}
     return command
@@ -350,9 +349,16 @@ def networks(
 
     Example: lensfinder networks --bands 1 --size 45
     """
-    from lensfinder import networks as library
+    from lensfinder.networks import build, count_multiply_adds, count_parameters, names
 
-    known = library.describe(bands, size)
+    known = [
+        {
+            "name": name,
+            "parameters": count_parameters(build(name, bands, size)),
+            "multiply_adds": count_multiply_adds(name, bands, size),
+        }
+        for name in names()
+    ]
     if json_:
         print(json.dumps(known, indent=1))
         return

@@ -8,6 +8,7 @@ just the first. Relative paths in a TOML file are relative to that file's folder
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,12 +24,14 @@ from pydantic import (
     ValidationInfo,
     model_validator,
 )
+from pydantic.config import JsonDict
 
 from lensfinder.errors import RequestError, nearest
 
 
 def _resolve(path: Path, info: ValidationInfo) -> Path:
-    if "://" in str(path) or str(path).startswith(("http:", "https:", "ftp:", "s3:")):
+    # `Path` has folded the two slashes of http:// into one.
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):
         raise ValueError("a local path is expected, not a URL")
     base = (info.context or {}).get("base")
     return path if base is None or path.is_absolute() else Path(base) / path
@@ -58,9 +61,9 @@ OddSize = Annotated[int, Field(ge=9, le=1023), AfterValidator(_odd)]
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 # What a key means beside its type, read by `fingerprint` and by the command line.
-_INPUT = {"input": True}  # names an input; its content counts, not its name
-_POSITIONAL = {"input": True, "positional": True}
-_NO_OUTPUT = {"no_output": True}  # cannot change a product
+_INPUT: JsonDict = {"input": True}  # names an input; its content counts, not its name
+_POSITIONAL: JsonDict = {"input": True, "positional": True}
+_NO_OUTPUT: JsonDict = {"no_output": True}  # cannot change a product
 
 
 class Section(BaseModel):
@@ -297,6 +300,11 @@ class Config(Section):
 STAGES = ("cutout", "simulate", "train", "infer", "report")
 
 
+def section_model(name: str) -> type[Section]:
+    """Return the model of a section of `Config`."""
+    return type(getattr(Config(), name))
+
+
 def load(
     file: Path | None = None,
     sets: Sequence[str] = (),
@@ -309,7 +317,8 @@ def load(
     file : Path, optional
         TOML file.
     sets : sequence of str
-        ``section.key=value`` each, the value as in TOML (bare text is taken as text).
+        ``section.key=value`` each, the value as in TOML (bare text is taken as text); given on
+        the command line, so that paths are relative to where it was given.
     options : mapping of section to {key: value}
         What the command line gave; wins over the rest.
 
@@ -323,29 +332,35 @@ def load(
     problems = [
         f"[{key}]: unknown section; expected {nearest(key, Config.model_fields)}" for key in unknown
     ]
-    tables = {key: given[key] for key in given if key not in unknown}
+    chosen: dict[str, dict[str, Any]] = {}
     for text in sets:
         section, key, value = _parse_set(text)
-        tables.setdefault(section, {})
-        if isinstance(tables[section], dict):
-            tables[section] = {**tables[section], key: value}
-    sections: dict[str, Section] = {}
+        if section in Config.model_fields:
+            _set_key(chosen.setdefault(section, {}), key, value)
+        else:
+            known = nearest(section, Config.model_fields)
+            problems.append(f"--set {text}: unknown section '{section}'; expected {known}")
+    for section, keys in (options or {}).items():
+        chosen.setdefault(section, {}).update(keys)
+    sections: dict[str, Any] = {}
     base = file.parent if file is not None else None
-    for name, field in Config.model_fields.items():
-        model = field.annotation
-        assert model is not None and issubclass(model, Section)
-        table = tables.get(name, {})
+    for name in Config.model_fields:
+        model, table = section_model(name), given.get(name, {})
         if not isinstance(table, dict):
             problems.append(f"[{name}]: expected a table")
             continue
         try:
-            from_file = model.model_validate(table, context={"base": base})
-            merged = from_file.model_copy()
-            chosen = (options or {}).get(name)
-            if chosen:
-                kept = {key: getattr(from_file, key) for key in from_file.model_fields_set}
-                merged = model.model_validate({**kept, **chosen})
-            sections[name] = merged
+            sections[name] = model.model_validate(table, context={"base": base})
+        except ValidationError as error:
+            problems += [_describe(name, model, item) for item in error.errors()]
+            # What the command line says is checked all the same, so that all errors stand there.
+            sections[name] = model()
+        try:
+            if name in chosen:
+                kept = {
+                    key: getattr(sections[name], key) for key in sections[name].model_fields_set
+                }
+                sections[name] = model.model_validate({**kept, **chosen[name]})
         except ValidationError as error:
             problems += [_describe(name, model, item) for item in error.errors()]
     if problems:
@@ -371,14 +386,21 @@ def _parse_set(text: str) -> tuple[str, str, Any]:
     section, dot, key = name.strip().partition(".")
     if not (equals and dot and key):
         raise RequestError(f"--set {text}", "section.key=value, such as train.epochs=5")
-    if section not in Config.model_fields:
-        raise RequestError(
-            f"--set {text}: unknown section '{section}'", nearest(section, Config.model_fields)
-        )
     try:
-        return section, key, tomllib.loads(f"value = {value}")["value"]
+        parsed = tomllib.loads(f"value = {value}")
     except tomllib.TOMLDecodeError:
         return section, key, value.strip()
+    # More than one key: the text held a line break, and is text.
+    return section, key, parsed["value"] if len(parsed) == 1 else value.strip()
+
+
+def _set_key(table: dict[str, Any], key: str, value: Any) -> None:
+    """Set `key`; a dotted one, such as ``columns.ra``, in the table inside."""
+    outer, dot, inner = key.partition(".")
+    if dot and isinstance(table.get(outer, {}), dict):
+        table[outer] = {**table.get(outer, {}), inner: value}
+    else:
+        table[key] = value
 
 
 def _describe(section: str, model: type[Section], item: Any) -> str:

@@ -48,7 +48,7 @@ def attempt(unit: Unit, threads_given: int) -> Receipt | Failure:
     DiskError, Interrupted
         They concern every unit.
     """
-    global _threads
+    global _threads  # noqa: PLW0603 (a fact about this process, which runs one unit at a time)
     _threads = threads_given
     module = importlib.import_module(f"lensfinder.{unit.stage}.stage")
     try:
@@ -109,6 +109,7 @@ class Engine:
 
     def _collect(self, units: Sequence[Unit]) -> Iterator[tuple[Unit, Receipt | Failure]]:
         from distributed import KilledWorker, as_completed
+        from distributed.scheduler import NoValidWorkerError, NoWorkerError
 
         client = self._start()
         threads_given = max(1, cores() // self.workers) if self.name == "local" else 0
@@ -122,6 +123,11 @@ class Engine:
                 result = future.result()
             except KilledWorker as error:
                 result = Failure("worker_died", f"{unit.name}: its worker died ({error})", 3)
+            except (NoWorkerError, NoValidWorkerError) as error:
+                raise Interrupted(
+                    f"no worker came within {_NO_WORKERS_TIMEOUT_S} s ({error})",
+                    remedy="Look after the workers, then run the same command to go on.",
+                ) from error
             yield unit, result
             future.release()
 

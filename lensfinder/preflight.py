@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from lensfinder import __version__, survey, tables, tiles
 from lensfinder.config import Config, load
@@ -67,7 +68,10 @@ def check_inputs(
     """
     if len(inputs) == 1 and inputs[0].suffix == ".toml":
         return _check_pipeline(inputs[0])
-    options = {"run": {"survey": survey_name}, "cutout": {"tiles": tuple(inputs), "bands": bands}}
+    options: dict[str, dict[str, Any]] = {
+        "run": {"survey": survey_name},
+        "cutout": {"tiles": tuple(inputs), "bands": bands},
+    }
     findings, bad = _check_tiles(load(None, (), options))
     return findings, (2 if len(findings) == 1 else 3) if bad else 0
 
@@ -115,10 +119,10 @@ def _check_pipeline(path: Path) -> tuple[dict[str, str], int]:
 
 
 def _check_population(name: str) -> str:
-    from lensfinder.simulate import recipe
+    from lensfinder.simulate.stage import load_population
 
     try:
-        recipe.load(name)
+        load_population(name)
     except LensfinderError as error:
         return f"would fail: {error}"
     return f"ok, {name}"

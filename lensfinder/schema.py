@@ -6,10 +6,9 @@ with ``<band>``; a concrete column such as ``mag_r`` matches its pattern.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
-
-import numpy as np
 
 SCHEMA_VERSION = 1
 
@@ -81,7 +80,10 @@ CATALOG_COLUMNS = (
 )
 
 # What every shard must hold; the others are optional.
-REQUIRED_COLUMNS = ["id", "ra", "dec", "tile", "x", "y", "dx", "dy", "flags", "label", "kind", "split", "host_id", "source_id"]
+REQUIRED_COLUMNS = (
+    *("id", "ra", "dec", "tile", "x", "y", "dx", "dy"),
+    *("flags", "label", "kind", "split", "host_id", "source_id"),
+)
 
 TRUTH_COLUMNS = (
     Column("theta_e_arcsec", "float32", "arcsec", "Einstein radius, circularised"),
@@ -131,7 +133,7 @@ def empty_value(name: str) -> object:
         return ""
     if name == "label":
         return UNKNOWN
-    return np.nan if known.dtype.startswith("float") else 0
+    return math.nan if known.dtype.startswith("float") else 0
 
 
 def flag_names(flags: int) -> list[str]:

@@ -6,6 +6,7 @@ are contiguous and uncompressed, so that random stamps can be read through a mem
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -180,7 +181,7 @@ def _check_rows(path: Path, rows: int) -> None:
         found = {len(file[name]) for name in ("image", "mask")}
         found |= {len(column) for column in file["catalog"].values()}
     if found != {rows}:
-        raise OSError(f"{path} came back with {found} rows instead of {rows}")
+        raise OSError(errno.EIO, f"{found} rows instead of {rows}")
 
 
 @contextmanager
@@ -195,6 +196,14 @@ def read(path: Path) -> Iterator[Shard]:
     MismatchError
         If it has another schema version.
     """
+    with _opened(path) as file:
+        with _damage(path):
+            shard = _open(path, file)
+        yield shard
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[h5py.File]:
     try:
         file = h5py.File(path, "r", locking=False)
     except FileNotFoundError:
@@ -202,16 +211,24 @@ def read(path: Path) -> Iterator[Shard]:
     except OSError as error:
         raise RequestError(f"{path} is not a readable HDF5 file", "a shard") from error
     with file:
-        try:
-            shard = _open(path, file)
-        except (KeyError, OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise RequestError(f"{path} is damaged or no shard: {error}") from error
-        yield shard
+        yield file
+
+
+@contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    # What reading a damaged or a foreign file has been seen to raise; UnicodeDecodeError and
+    # JSONDecodeError are ValueErrors.
+    try:
+        yield
+    except (KeyError, OSError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        raise RequestError(f"{path} is damaged or no shard: {error}") from error
 
 
 def _open(path: Path, file: h5py.File) -> Shard:
     for name in ("image", "mask", "catalog", "ledger", "ingredients", "provenance"):
         _refuse_foreign(path, file, name)
+    if "variance" in file:
+        _refuse_foreign(path, file, "variance")
     version = int(file.attrs["schema_version"])
     if version != schema.SCHEMA_VERSION:
         raise MismatchError(
@@ -228,15 +245,17 @@ def _open(path: Path, file: h5py.File) -> Shard:
         provenance=json.loads(file["provenance"][()]),
         stretched=bool(file.attrs["stretched"]),
     )
-    return Shard(
+    shard = Shard(
         path,
         header,
         file["image"],
         file["mask"],
-        file["variance"] if "variance" in file else None,
+        file.get("variance"),
         _read_columns(path, file, "catalog"),
         _read_columns(path, file, "ledger"),
     )
+    _check_contract(header, shard.image, shard.mask, shard.catalog)
+    return shard
 
 
 def _refuse_foreign(path: Path, group: h5py.Group, name: str) -> None:
@@ -262,10 +281,11 @@ def _read_columns(path: Path, file: h5py.File, group_name: str) -> Columns:
 
 
 def made_from(path: Path) -> dict[str, Any] | None:
-    """Return a shard's ingredients, or None if it can't be read."""
+    """Return a shard's ingredients, whatever its schema version, or None if it can't be read."""
     try:
-        with read(path) as shard:
-            return dict(shard.header.ingredients)
+        with _opened(path) as file, _damage(path):
+            _refuse_foreign(path, file, "ingredients")
+            return dict(json.loads(file["ingredients"][()]))
     except RequestError:
         return None
 

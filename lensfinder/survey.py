@@ -44,6 +44,12 @@ class Files(_Part):
             raise ValueError("the pattern needs the groups (?P<tile>…) and (?P<band>…)")
         return pattern
 
+    @model_validator(mode="after")
+    def _kinds_told(self) -> Self:
+        if ("kind" in re.compile(self.pattern).groupindex) != bool(self.kinds):
+            raise ValueError("the group (?P<kind>…) in the pattern and kinds go together")
+        return self
+
 
 class ZeroPoint(_Part):
     """AB zero point: a fixed value, or the header card that holds it."""
@@ -150,8 +156,8 @@ def load(name: str) -> Survey:
         path = Path(name)
         try:
             text = path.read_text(encoding="utf-8")
-        except OSError as error:
-            raise RequestError(f"survey file {name}: {error.strerror}") from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise RequestError(f"survey file {name} can't be read: {error}") from error
     elif name in names():
         text = (resources.files("lensfinder") / "surveys" / f"{name}.toml").read_text("utf-8")
     else:

@@ -6,8 +6,10 @@ pyarrow, and of astropy's table readers.
 
 from __future__ import annotations
 
+import errno
 import json
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ _USUAL_NAMES = {
     "ra": ("ra", "radeg", "raj2000", "alphaj2000", "raicrs", "rightascension", "alpha"),
     "dec": ("dec", "decdeg", "decj2000", "dej2000", "deltaj2000", "deicrs", "declination", "delta"),
 }
-_MAGNITUDE = re.compile(r"(?:mag|magauto|maggaap|modelmag)[_-]?([a-z]|vis)$", re.IGNORECASE)
+_MAGNITUDE = re.compile(r"(?:mag|mag_?auto|mag_?gaap|model_?mag)[_-]?([a-z]|vis)", re.IGNORECASE)
 
 
 def read_catalog(path: Path, columns: Mapping[str, str] | None = None) -> Columns:
@@ -51,13 +53,13 @@ def read_catalog(path: Path, columns: Mapping[str, str] | None = None) -> Column
         If the file can't be read, has no positions, or a row can't be used; with the row number,
         counted from 1.
     """
-    raw = _read_any(path)
+    raw = _read_any(path, (columns or {}).get("id"))
     found = {name: _find(path, raw, name, columns or {}) for name in ("id", "ra", "dec")}
     catalog: Columns = {"id": np.array([_text(value) for value in raw[found["id"]]], dtype=object)}
     for name in ("ra", "dec"):
         catalog[name] = _numbers(path, raw, found[name])
     for column in raw:
-        match = _MAGNITUDE.search(column)
+        match = _MAGNITUDE.fullmatch(column)
         if match:
             catalog[f"mag_{match[1]}"] = _numbers(path, raw, column).astype(np.float32)
     for name, column in (columns or {}).items():
@@ -69,7 +71,7 @@ def read_catalog(path: Path, columns: Mapping[str, str] | None = None) -> Column
     return catalog
 
 
-def _read_any(path: Path) -> dict[str, NDArray[Any]]:
+def _read_any(path: Path, id_column: str | None) -> dict[str, NDArray[Any]]:
     if not path.is_file():
         raise RequestError(
             f"no such catalogue: {path}", "a CSV, ECSV, FITS, VOTable or Parquet file"
@@ -77,10 +79,7 @@ def _read_any(path: Path) -> dict[str, NDArray[Any]]:
     suffix = path.suffix.lower()
     try:
         if suffix == ".csv":
-            from pyarrow import csv
-
-            table = csv.read_csv(path)
-            return {name: table[name].to_numpy() for name in table.column_names}
+            return _read_csv(path, id_column)
         if suffix == ".parquet":
             return read_columns(path)
         from astropy.table import Table
@@ -91,11 +90,53 @@ def _read_any(path: Path) -> dict[str, NDArray[Any]]:
             raise RequestError(
                 f"{path}: unknown kind of catalogue", ".csv, .ecsv, .fits, .vot or .parquet"
             )
-        loaded = Table.read(path, format=(formats | fits)[suffix])
-        return {name: np.asarray(loaded[name]) for name in loaded.colnames}
-    except (OSError, ValueError, TypeError, IndexError, KeyError) as error:
+        if formats.get(suffix) == "votable":
+            _refuse_remote_stream(path)
+        with warnings.catch_warnings():
+            # Catalogues break their standards in harmless ways; rows are checked afterwards.
+            warnings.simplefilter("ignore")
+            loaded = Table.read(path, format=(formats | fits)[suffix])
+            return {name: _plain(loaded[name]) for name in loaded.colnames}
+    except (OSError, ValueError, TypeError, IndexError, KeyError, SyntaxError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise RequestError(f"{path} can't be read as a catalogue: {reason}") from error
+
+
+def _refuse_remote_stream(path: Path) -> None:
+    """Refuse a VOTable that asks its reader to fetch data from an address or another file."""
+    # Expat resolves no external entities and stops entity bombs by itself.
+    from xml.etree import ElementTree
+
+    for _, element in ElementTree.iterparse(path, events=("start",)):  # noqa: S314
+        if element.tag.rpartition("}")[2] == "STREAM" and "href" in element.attrib:
+            raise RequestError(f"{path} refers to data elsewhere", "data inside the file itself")
+
+
+def _read_csv(path: Path, id_column: str | None) -> dict[str, NDArray[Any]]:
+    from pyarrow import csv
+
+    with csv.open_csv(path) as opened:
+        header = opened.schema.names
+    # What may be an id stays as it was written: 007 is not 7, and NA is a name.
+    ids = [name for name in header if name == id_column or _key(name) in _USUAL_NAMES["id"]]
+    text = dict.fromkeys(ids, "string")
+    table = csv.read_csv(path, convert_options=csv.ConvertOptions(column_types=text))
+    return {name: table[name].to_numpy() for name in table.column_names}
+
+
+def _plain(column: Any) -> NDArray[Any]:
+    """Return the values of astropy's `column`; angles in degrees, masked ones empty or NaN."""
+    from astropy import units
+
+    values = np.asarray(column)
+    if column.unit is not None and column.unit.is_equivalent(units.deg):
+        values = values * column.unit.to(units.deg)
+    mask = np.asarray(getattr(column, "mask", False))
+    if not mask.any():
+        return values
+    if values.dtype.kind in "OUS":
+        return np.where(mask, "", np.array([_text(value) for value in values], dtype=object))
+    return np.where(mask, np.nan, values.astype(np.float64))
 
 
 def _key(name: str) -> str:
@@ -122,14 +163,19 @@ def _find(path: Path, raw: Mapping[str, Any], name: str, columns: Mapping[str, s
 
 
 def _text(value: Any) -> str:
+    if value is None:
+        return ""
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
 def _numbers(path: Path, raw: Mapping[str, NDArray[Any]], column: str) -> NDArray[np.float64]:
     try:
-        return raw[column].astype(np.float64)
+        values = raw[column].astype(np.float64)
     except (TypeError, ValueError) as error:
         raise RequestError(f"{path}: column '{column}' is not numeric: {error}") from error
+    if values.ndim != 1:
+        raise RequestError(f"{path}: column '{column}' has {values.shape[1:]} values a row", "one")
+    return values
 
 
 def _check_rows(path: Path, catalog: Columns) -> None:
@@ -193,8 +239,9 @@ def write_columns(
     rows = table.num_rows
 
     def check(temporary: Path) -> None:
-        if parquet.read_metadata(temporary).num_rows != rows:
-            raise OSError(f"{path} came back with other than {rows} rows")
+        found = parquet.read_metadata(temporary).num_rows
+        if found != rows:
+            raise OSError(errno.EIO, f"{found} rows instead of {rows}")
 
     with commit(path, check=check) as temporary:
         parquet.write_table(table, temporary)
@@ -212,10 +259,13 @@ def read_columns(path: Path, names: Sequence[str] | None = None) -> Columns:
     from pyarrow import parquet
 
     try:
-        table = parquet.read_table(path, columns=list(names) if names is not None else None)
+        # Without a partitioning, a folder named seed=2 would become a column.
+        table = parquet.read_table(
+            path, columns=list(names) if names is not None else None, partitioning=None
+        )
     except FileNotFoundError:
         raise RequestError(f"no such file: {path}", "a Parquet table") from None
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, pa.ArrowException) as error:
         raise RequestError(f"{path} can't be read as Parquet", "a whole table") from error
     return {name: table[name].to_numpy() for name in table.column_names}
 
@@ -228,7 +278,7 @@ def read_metadata(path: Path) -> dict[str, Any] | None:
     try:
         stored = parquet.read_schema(path).metadata or {}
         content: dict[str, Any] = json.loads(stored.get(b"lensfinder", b"{}"))
-    except (OSError, pa.ArrowInvalid, json.JSONDecodeError):
+    except (OSError, pa.ArrowException, json.JSONDecodeError):
         return None
     return content
 
@@ -241,7 +291,7 @@ def rows_of(path: Path) -> int:
 
 
 def concatenate(parts: Sequence[Mapping[str, NDArray[Any]]]) -> Columns:
-    """Stack column sets; a column that one of them lacks is filled with the contract's empty value."""
+    """Stack column sets; a column that one of them lacks is filled with its empty value."""
     names = list(dict.fromkeys(name for part in parts for name in part))
     lengths = [len(next(iter(part.values()), ())) for part in parts]
 

@@ -25,10 +25,12 @@ from numpy.typing import NDArray
 
 from lensfinder import schema
 from lensfinder.errors import RequestError, UnitError
-from lensfinder.survey import Survey
+from lensfinder.survey import MaskBits, Survey
 
 # What reading a damaged FITS file has been seen to raise.
 _READ_ERRORS = (
+    fits.VerifyError,
+    AssertionError,  # of astropy.wcs, where a distortion's tables are missing
     OSError,
     ValueError,
     TypeError,
@@ -105,8 +107,8 @@ def find(inputs: Sequence[Path], survey: Survey, bands: Sequence[str]) -> list[T
                 )
             continue
         band = match["band"]
-        kind = survey.files.kinds[match["kind"]] if survey.files.kinds else "image"
-        if band not in bands:
+        kind = survey.files.kinds.get(match["kind"]) if survey.files.kinds else "image"
+        if band not in bands or kind is None:
             continue
         kinds = tiles.setdefault(match["tile"], {}).setdefault(band, {})
         if kind in kinds and kinds[kind].resolve() != path.resolve():
@@ -188,7 +190,7 @@ class Footprint:
         height, width = shape_YX
         x = np.array([(width - 1) / 2, -0.5, width - 0.5, -0.5, width - 0.5])
         y = np.array([(height - 1) / 2, -0.5, -0.5, height - 0.5, height - 0.5])
-        ra, dec = wcs.all_pix2world(x, y, 0)
+        ra, dec = wcs.all_pix2world(x, y, 0, ra_dec_order=True)
         if not np.isfinite([ra, dec]).all():
             raise UnitError("no_wcs", f"{name}: the WCS gives no position for a corner")
         radius = float(separation_deg(ra[0], dec[0], ra[1:], dec[1:]).max())
@@ -214,7 +216,9 @@ class Footprint:
         near = separation_deg(self.centre_ra, self.centre_dec, ra, dec) <= self.radius * 1.001
         if near.any():
             with _quietly():
-                x[near], y[near] = self.wcs.all_world2pix(ra[near], dec[near], 0, quiet=True)
+                x[near], y[near] = self.wcs.all_world2pix(
+                    ra[near], dec[near], 0, quiet=True, ra_dec_order=True
+                )
         height, width = self.shape_YX
         inside = (x >= -0.5) & (x < width - 0.5) & (y >= -0.5) & (y < height - 0.5)
         x[~inside] = y[~inside] = np.nan
@@ -224,7 +228,7 @@ class Footprint:
         self, x: NDArray[np.float64], y: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return RA and Dec (deg, ICRS) of 0-based pixel positions."""
-        ra, dec = self.wcs.all_pix2world(x, y, 0)
+        ra, dec = self.wcs.all_pix2world(x, y, 0, ra_dec_order=True)
         return ra % 360, dec
 
 
@@ -235,7 +239,8 @@ def separation_deg(
     ra_1, dec_1, ra_2, dec_2 = (np.radians(value) for value in (ra_1, dec_1, ra_2, dec_2))
     h = np.sin((dec_2 - dec_1) / 2) ** 2
     h = h + np.cos(dec_1) * np.cos(dec_2) * np.sin((ra_2 - ra_1) / 2) ** 2
-    return np.degrees(2 * np.arcsin(np.sqrt(np.clip(h, 0, 1))))
+    distance: NDArray[np.float64] = np.degrees(2 * np.arcsin(np.sqrt(np.clip(h, 0, 1))))
+    return distance
 
 
 class _Plane:
@@ -243,7 +248,8 @@ class _Plane:
 
     def __init__(self, path: Path, hdus: fits.HDUList) -> None:
         self.path = path
-        self.hdu = _first_image(path, hdus)
+        self.hdus = hdus
+        self.hdu = _only_image(path, hdus)
         _check_whole(path, self.hdu)
         self.shape: tuple[int, int] = self.hdu.shape
         self.header = self.hdu.header
@@ -271,13 +277,32 @@ class _Plane:
             self._strip = np.asarray(self._pixels[rows.start : stop, :])
         return self._strip[rows.start - self._strip_start : rows.stop - self._strip_start]
 
+    def number(self, card: str, reason: str) -> float:
+        """Read a number from the header, or raise `UnitError` with `reason`."""
+        try:
+            return float(self.header[card])
+        except _READ_ERRORS as error:
+            raise UnitError(
+                reason, f"{self.path}: card {card} can't be read ({error})", "a number"
+            ) from error
 
-def _first_image(path: Path, hdus: fits.HDUList) -> Any:
-    for hdu in hdus:
-        if getattr(hdu, "is_image", False) or isinstance(hdu, fits.CompImageHDU):
-            if len(hdu.shape) == 2 and min(hdu.shape) > 0:
-                return hdu
-    raise UnitError("no_image", f"{path} holds no two-dimensional image")
+
+def _only_image(path: Path, hdus: fits.HDUList) -> Any:
+    """Return the first image; refuse to guess where several bear its name."""
+    images = [
+        hdu
+        for hdu in hdus
+        if getattr(hdu, "is_image", False) and len(hdu.shape) == 2 and min(hdu.shape) > 0
+    ]
+    if not images:
+        raise UnitError("no_image", f"{path} holds no two-dimensional image")
+    name = images[0].name
+    twins = sum(hdu.name == name for hdu in images)
+    if name and twins > 1:
+        raise UnitError(
+            "ambiguous_image", f"{path} holds {twins} images named {name}", "one image a file"
+        )
+    return images[0]
 
 
 def _check_whole(path: Path, hdu: Any) -> None:
@@ -321,9 +346,7 @@ class Tile:
         magnitude = zero_point.value
         if magnitude is None:
             assert zero_point.card is not None
-            if zero_point.card not in plane.header:
-                raise UnitError("no_zero_point", f"{plane.path} has no card {zero_point.card}")
-            magnitude = float(plane.header[zero_point.card])
+            magnitude = plane.number(zero_point.card, "no_zero_point")
         return float(10 ** ((schema.AB_ZERO_POINT_NJY - magnitude) / 2.5))
 
     def _check_grids(self) -> Footprint:
@@ -333,7 +356,8 @@ class Tile:
                 if plane.shape != self.shape_YX:
                     raise UnitError(
                         "unequal_size",
-                        f"{plane.path} ({band} {kind}) has {plane.shape[1]} x {plane.shape[0]} pixels",
+                        f"{plane.path} ({band} {kind}) has {plane.shape[1]} x {plane.shape[0]} "
+                        "pixels",
                         f"{self.shape_YX[1]} x {self.shape_YX[0]} as in {self.bands[0]}",
                     )
             footprint = self._footprint(self._planes[band]["image"])
@@ -345,30 +369,40 @@ class Tile:
     def _footprint(self, plane: _Plane) -> Footprint:
         try:
             with _quietly():
-                wcs = WCS(plane.header, naxis=2)
+                # The file itself, since distortion tables are HDUs of their own.
+                wcs = WCS(plane.header, plane.hdus, naxis=2)
+                footprint = (
+                    Footprint.of(self.name, wcs, self.shape_YX) if wcs.has_celestial else None
+                )
         except _READ_ERRORS as error:
-            raise UnitError("no_wcs", f"{plane.path}: its WCS can't be read ({error})") from error
-        if not wcs.has_celestial:
+            reason = " ".join(str(error).split())
+            raise UnitError("no_wcs", f"{plane.path}: its WCS can't be read ({reason})") from error
+        if footprint is None:
             raise UnitError(
                 "no_wcs", f"{plane.path} has no celestial WCS", "CTYPE1 and CTYPE2 cards"
             )
-        scale = float(np.sqrt(np.prod(proj_plane_pixel_scales(wcs)))) * 3600
+        if wcs.wcs.lngtyp.strip() != "RA" or wcs.wcs.radesys.startswith("FK4"):
+            raise UnitError(
+                "sky_frame",
+                f"{plane.path} is mapped in {wcs.wcs.lngtyp.strip()} {wcs.wcs.radesys}".rstrip(),
+                "RA and Dec in ICRS or FK5",
+            )
+        scales = proj_plane_pixel_scales(wcs) * 3600
         wanted = self._survey.pixel_scale_arcsec
-        if abs(scale / wanted - 1) > _PIXEL_SCALE_TOLERANCE:
+        if not (abs(scales / wanted - 1) <= _PIXEL_SCALE_TOLERANCE).all():
             raise UnitError(
                 "pixel_scale",
-                f"{plane.path} has pixels of {scale:.4f} arcsec",
+                f"{plane.path} has pixels of {scales[0]:.4f} x {scales[1]:.4f} arcsec",
                 f"{wanted} arcsec as {self._survey.name} has",
             )
-        with _quietly():
-            return Footprint.of(self.name, wcs, self.shape_YX)
+        return footprint
 
     def _check_same_grid(self, first: Footprint, other: Footprint, band: str) -> None:
         height, width = self.shape_YX
         x, y = np.array([0.0, width - 1, 0, width - 1]), np.array([0.0, 0, height - 1, height - 1])
         ra, dec = first.sky_of(x, y)
         with _quietly():
-            x_other, y_other = other.wcs.all_world2pix(ra, dec, 0, quiet=True)
+            x_other, y_other = other.wcs.all_world2pix(ra, dec, 0, quiet=True, ra_dec_order=True)
         shift = float(np.hypot(x_other - x, y_other - y).max())
         if not shift <= _GRID_TOLERANCE_PIX:
             raise UnitError(
@@ -384,7 +418,7 @@ class Tile:
 
     def mask(self, band: str) -> _Mask:
         """Return the mask plane, sliced like `image` → uint8 bits of `schema`."""
-        return _Mask(self._planes[band], self._survey)
+        return _Mask(self._planes[band], self._survey.mask, self.image(band))
 
     def variance(self, band: str) -> _Variance:
         """Return the variance plane in nJy², from the inverse-variance weights.
@@ -414,7 +448,9 @@ class _Flux:
 
     def __getitem__(self, index: tuple[slice, slice]) -> NDArray[np.float32]:
         # KiDS' 1e-12 has no room for its square in float32, so the factor is applied in float64.
-        flux = (self.planes["image"][index].astype(np.float64) * self.njy).astype(np.float32)
+        # What float32 can't hold is damage, and becomes no data.
+        with np.errstate(over="ignore"):
+            flux = (self.planes["image"][index].astype(np.float64) * self.njy).astype(np.float32)
         flux[~np.isfinite(flux)] = np.nan
         if "weight" in self.planes:
             flux[~(self.planes["weight"][index] > 0)] = np.nan
@@ -424,20 +460,19 @@ class _Flux:
 @dataclass(frozen=True)
 class _Mask:
     planes: Mapping[str, _Plane]
-    survey: Survey
+    bits: MaskBits
+    flux: _Flux
 
     @property
     def shape(self) -> tuple[int, int]:
         return self.planes["image"].shape
 
     def __getitem__(self, index: tuple[slice, slice]) -> NDArray[np.uint8]:
-        image, bits = self.planes["image"], self.survey.mask
-        pixels = image[index]
-        mask = np.where(np.isfinite(pixels), 0, schema.MASK_NO_DATA).astype(np.uint8)
-        if "weight" in self.planes:
-            mask[~(self.planes["weight"][index] > 0)] |= schema.MASK_NO_DATA
+        image, bits = self.planes["image"], self.bits
+        mask = np.where(np.isnan(self.flux[index]), schema.MASK_NO_DATA, 0).astype(np.uint8)
         if bits.saturation_card is not None and bits.saturation_card in image.header:
-            mask[pixels >= float(image.header[bits.saturation_card])] |= schema.MASK_SATURATED
+            limit = image.number(bits.saturation_card, "no_saturation_level")
+            mask[image[index] >= limit] |= schema.MASK_SATURATED
         if "mask" in self.planes:
             stored = self.planes["mask"][index].astype(np.int64)
             for spoiling, bit in (

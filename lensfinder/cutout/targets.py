@@ -96,11 +96,11 @@ def keep_once(
     """
     from scipy.spatial import cKDTree
 
-    tile = np.concatenate([np.full(len(d["ra"]), t) for t, d in enumerate(detections)] or [[]])
-    ra = np.concatenate([d["ra"] for d in detections] or [[]])
-    dec = np.concatenate([d["dec"] for d in detections] or [[]])
-    if not len(ra):
+    if not sum(len(d["ra"]) for d in detections):
         return [np.zeros(0, bool) for _ in detections]
+    tile = np.concatenate([np.full(len(d["ra"]), t) for t, d in enumerate(detections)])
+    ra = np.concatenate([d["ra"] for d in detections])
+    dec = np.concatenate([d["dec"] for d in detections])
     owner = assign(ra, dec, footprints).owner_N
     keep = owner == tile
     from_centre = np.array(
