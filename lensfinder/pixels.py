@@ -92,15 +92,16 @@ class PixelTransform:
             Same shape; finite; 0 at bad pixels and at the sky level.
         """
         recipe = self.recipe
-        good_NCHW = (mask_NCHW == 0) & torch.isfinite(image_NCHW)
-        x_NCHW = image_NCHW.clone()
+        good_NCHW = torch.isfinite(image_NCHW).logical_and_(mask_NCHW == 0)
+        per_unit_C11 = 1 / torch.tensor(self.scale_njy_C).to(image_NCHW)[:, None, None]
+        level = torch.zeros_like(per_unit_C11)  # nJy, of what becomes zero
         if recipe.background == "border":
-            x_NCHW -= _border_median(image_NCHW, good_NCHW)[..., None, None]
+            level = level + _border_median(image_NCHW, good_NCHW)[..., None, None]
         if self.mean_njy_CHW is not None:
-            x_NCHW -= self.mean_njy_CHW.to(x_NCHW)
-        x_NCHW /= torch.tensor(self.scale_njy_C).to(x_NCHW)[:, None, None]
+            level = level + self.mean_njy_CHW.to(image_NCHW)
+        x_NCHW = torch.addcmul(-level * per_unit_C11, image_NCHW, per_unit_C11)
         # Bad pixels first: clamp and the stretches would carry a NaN on.
-        x_NCHW.masked_fill_(~good_NCHW, 0.0).clamp_(-recipe.clip, recipe.clip)
+        x_NCHW.masked_fill_(good_NCHW.logical_not_(), 0.0).clamp_(-recipe.clip, recipe.clip)
         return _stretch(x_NCHW, recipe)
 
     @classmethod

@@ -24,12 +24,19 @@ class Augmentation(NamedTuple):
     shift_x: int
 
 
-def draw(seed: int, epoch: int, index: int, shift_pixels: int) -> Augmentation:
-    """Draw the augmentation of object `index` in `epoch`, shifted by up to `shift_pixels`."""
-    rng = np.random.default_rng((seed, _STREAM, epoch, index))
-    mirror, quarter_turns = divmod(int(rng.integers(8)), 4)
-    shift_y, shift_x = rng.integers(-shift_pixels, shift_pixels + 1, size=2)
-    return Augmentation(bool(mirror), quarter_turns, int(shift_y), int(shift_x))
+def draw(seed: int, epoch: int, count: int, shift_pixels: int) -> npt.NDArray[np.int64]:
+    """Draw the augmentation of each object of an epoch, as rows of `Augmentation`, (count, 4).
+
+    A row depends on its index alone, not on how many follow.
+    """
+    rng = np.random.default_rng((seed, _STREAM, epoch))
+    # One table of like numbers, since rows must come one after another out of the generator.
+    span = 2 * shift_pixels + 1
+    number_N2 = rng.integers((8, span * span), size=(count, 2))
+    mirror_N, quarter_turns_N = np.divmod(number_N2[:, 0], 4)
+    shift_y_N, shift_x_N = np.divmod(number_N2[:, 1], span)
+    columns = (mirror_N, quarter_turns_N, shift_y_N - shift_pixels, shift_x_N - shift_pixels)
+    return np.stack(columns, axis=1)
 
 
 def view_onto(stamp_CHW: npt.NDArray[Any], augmentation: Augmentation) -> npt.NDArray[Any]:
@@ -45,7 +52,7 @@ def view_onto(stamp_CHW: npt.NDArray[Any], augmentation: Augmentation) -> npt.ND
     if shift_y or shift_x:
         rows = _reflected(stamp_CHW.shape[1], shift_y)
         columns = _reflected(stamp_CHW.shape[2], shift_x)
-        stamp_CHW = stamp_CHW[:, rows[:, None], columns]
+        stamp_CHW = stamp_CHW[:, rows][:, :, columns]
     return stamp_CHW
 
 

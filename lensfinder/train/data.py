@@ -176,7 +176,7 @@ class Pixels:
             for path in stamps.paths
         ]
 
-    def gather(self, index_B: Index, augmentations: Sequence[Augmentation] = ()) -> Stamps:
+    def gather(self, index_B: Index, augmentation_B4: Index | None = None) -> Stamps:
         """Copy stamps out of the shards, each turned and shifted as its augmentation says."""
         size = self._stamps.size
         shape = (len(index_B), len(self._stamps.bands), size, size)
@@ -187,9 +187,10 @@ class Pixels:
         row_B = index_B - self._stamps.start_S[shard_B]
         for i, (shard, row) in enumerate(zip(shard_B, row_B, strict=True)):
             image_CHW, mask_CHW = (pixels[row] for pixels in self._maps[shard])
-            if augmentations:
-                image_CHW = view_onto(image_CHW, augmentations[i])
-                mask_CHW = view_onto(mask_CHW, augmentations[i])
+            if augmentation_B4 is not None:
+                augmentation = Augmentation(*augmentation_B4[i])
+                image_CHW = view_onto(image_CHW, augmentation)
+                mask_CHW = view_onto(mask_CHW, augmentation)
             image_out[i], mask_out[i] = image_CHW, mask_CHW
         return image_NCHW, mask_NCHW
 

@@ -302,7 +302,7 @@ def _error_of(rank: int, process: BaseProcess, errors: Connection) -> Exception 
     return RuntimeError(f"rank {rank} failed; its traceback stands above")
 
 
-def _rank_main(  # noqa: PLR0917
+def _rank_main(
     rank: int,
     world: int,
     threads: int,

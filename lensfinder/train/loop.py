@@ -177,13 +177,15 @@ def train(  # noqa: PLR0915 - a training loop is read top to bottom
             states.save(step, {**position, **figures, **tensors})
 
     def read(share_B: Index) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        views = [augment.draw(settings.seed, epoch, i, settings.shift_pixels) for i in share_B]
-        return *pixels.gather(share_B, views), label_N[share_B]
+        return *pixels.gather(share_B, augmentation_N4[share_B]), label_N[share_B]
 
     saved_at = time.monotonic()
     while epoch < settings.epochs:
         rng = np.random.default_rng((settings.seed, _ORDER_STREAM, epoch))
         order = np.array_split(rng.permutation(train_N), batches)
+        augmentation_N4 = augment.draw(
+            settings.seed, epoch, len(stamps.label_N), settings.shift_pixels
+        )
         shares = [ranks.share(whole_B) for whole_B in order[batch:]]
         model.train()
         for image_NCHW, mask_NCHW, label_B in prefetch(read, shares):
@@ -309,7 +311,7 @@ def _distributed(
 
 
 @torch.inference_mode()
-def _evaluate(  # noqa: PLR0917
+def _evaluate(
     network: nn.Module,
     transform: PixelTransform,
     pixels: Pixels,
