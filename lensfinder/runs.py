@@ -127,6 +127,11 @@ class Execution:
     verbosity: int = 0
     command: str = ""
 
+    @property
+    def is_share(self) -> bool:
+        """Whether only a share of the units is done, and others do the rest."""
+        return self.part[1] > 1 and not self.finish_only
+
 
 @dataclass
 class Summary:
@@ -203,6 +208,8 @@ class Run:
 
     def share(self, items: Sequence[Any]) -> list[Any]:
         """Take the share of `items` that ``--part K/N`` asks for; all of them without it."""
+        if self.execution.finish_only:
+            return list(items)
         part, parts = self.execution.part
         return list(items[part - 1 :: parts])
 
@@ -210,6 +217,23 @@ class Run:
         return Progress(title, total, unit, quiet=self.execution.verbosity < 0)
 
     def begin(self) -> None:
+        """Say in the folder what is at work there.
+
+        Raises
+        ------
+        RequestError
+            If the folder is another stage's.
+        """
+        try:
+            owner = json.loads((self.folder / RUN).read_text(encoding="utf-8"))["stage"]
+        except (OSError, ValueError, TypeError, KeyError):
+            owner = self.stage  # nobody's, or unreadable and written again
+        if owner != self.stage:
+            raise RequestError(
+                f"{self.folder} was written by {owner}",
+                f"a folder of {self.stage}, or a new one",
+                "Choose another with -o.",
+            )
         write_json(self.folder / RUN, {"stage": self.stage, **self.provenance})
 
     # -- what is left to do -------------------------------------------------------------
@@ -220,7 +244,8 @@ class Run:
         Raises
         ------
         MismatchError
-            Where a product was made from something else and ``--force`` was not given.
+            Where a product was made from something else and ``--force`` was not given (or only
+            merging was asked for, so that it can't be made again).
         """
         left, differing = [], []
         for unit in units:
@@ -236,7 +261,7 @@ class Run:
             elif module.prove(unit) is None:
                 self.notices.append(f"{unit.product.name} is incomplete and is made again")
                 left.append(unit)
-        if differing and not self.execution.force:
+        if differing and (self.execution.finish_only or not self.execution.force):
             unit, stored = differing[0]
             more = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
             raise MismatchError(
@@ -318,30 +343,53 @@ def execute(
     for wave in module.plan(config, run):
         left = run.pending(wave, module)
         reused += len(wave) - len(left)
+        if execution.dry_run and left:
+            # What comes next is planned from what these units make.
+            return _dry_run(run, reused, len(left))
+        to_do = {unit.name for unit in left}
         for unit in wave:
-            if unit not in left:
+            if unit.name not in to_do and not execution.dry_run:
                 run.record(unit, None)
-        if execution.dry_run:
-            return Summary(
-                stage,
-                folder,
-                {"units": len(wave), "to_do": len(left)},
-                [f"{stage}: {len(left)} of {len(wave)} units to do"],
-            )
         if execution.finish_only:
             continue
+        for unit in left:
+            # Damaged, or made from something else: it must not pass for this unit's if that fails.
+            unit.product.unlink(missing_ok=True)
         with run.progress(stage, len(left), "units") as progress:
             for unit, result in engine.do(left):
                 failure = result if isinstance(result, Failure) else None
                 run.record(unit, failure)
                 done += failure is None
                 progress.advance(failed=failure is not None)
-    summary: Summary = module.finish(run)
+    if execution.dry_run:
+        return _dry_run(run, reused, 0)
+    summary = _share_done(run) if execution.is_share else module.finish(run)
     summary.done, summary.reused = done, reused
     summary.lines = [*run.notices, *summary.lines]
     summary.failures = dict(run.failures)
     summary.exit_code = _exit_code(run)
     return summary
+
+
+def _dry_run(run: Run, done: int, to_do: int) -> Summary:
+    counts = {"units": done + to_do, "to_do": to_do}
+    return Summary(
+        run.stage, run.folder, counts, [f"{run.stage}: {to_do} of {done + to_do} units to do"]
+    )
+
+
+def _share_done(run: Run) -> Summary:
+    """Leave index and ledger, which speak of the whole run, to ``--finish``."""
+    part, parts = run.execution.part
+    return Summary(
+        run.stage,
+        run.folder,
+        {"units": len(run.units)},
+        [
+            f"{run.stage}: share {part} of {parts} is done. When all are, run the same command "
+            "with --finish instead of --part."
+        ],
+    )
 
 
 def _exit_code(run: Run) -> int:
@@ -350,7 +398,9 @@ def _exit_code(run: Run) -> int:
         return 0
     if 1 in codes:
         return 1
-    return (2 if codes[0] == 3 else codes[0]) if len(run.units) == 1 else 3
+    if len(run.units) > 1 or run.execution.is_share:
+        return 3
+    return 2 if codes[0] == 3 else codes[0]
 
 
 def close_ledger(
@@ -385,7 +435,9 @@ def close_ledger(
     from lensfinder import tables
 
     counts = dict.fromkeys(("planned", *schema.OUTCOMES), 0)
-    entries, ledger = [], {name: [] for name in ("id", "unit", "outcome", "reason")}
+    entries: list[dict[str, Any]] = []
+    ledger: dict[str, list[str]] = {name: [] for name in ("id", "unit", "outcome", "reason")}
+    rows: Mapping[str, Sequence[str]]
     for unit in run.units:
         receipt = prove(unit) if unit.product.exists() else None
         counts["planned"] += unit.planned
@@ -421,6 +473,9 @@ def close_ledger(
     assert counts["planned"] == total, f"{counts['planned']} targets planned, {total} accounted for"
     write_json(run.folder / INDEX, {"stage": run.stage, "counts": counts, "products": entries})
     tables.write_columns(run.folder / LEDGER, ledger)
+    for path in (run.folder / "failures").glob("*.json"):
+        if path.stem not in run.failures:
+            path.unlink(missing_ok=True)  # of a unit that is no longer planned
     return counts
 
 
@@ -475,12 +530,22 @@ def commit(path: Path, check: Callable[[Path], object] | None = None) -> Iterato
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             if check is not None:
-                check(temporary)
+                _read_back(path, temporary, check)
             _fsync(temporary)
             os.replace(temporary, path)
             _fsync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _read_back(path: Path, temporary: Path, check: Callable[[Path], object]) -> None:
+    try:
+        check(temporary)
+    except OSError as error:
+        raise DiskError(
+            f"{path} can't be read back as written: {error}",
+            remedy="Look after the disk, then run the same command.",
+        ) from error
 
 
 def _fsync(path: Path) -> None:
@@ -510,9 +575,9 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 def need_space(path: Path, bytes_needed: int) -> None:
     """Raise `DiskError` before writing what can't fit (h5py may crash on a full disk)."""
-    folder = path.parent
-    folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder).free
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(path.parent).free
     if free < bytes_needed:
         raise DiskError(
             f"{path} needs {bytes_needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free",

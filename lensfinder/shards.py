@@ -93,7 +93,7 @@ def write(
     catalog: Mapping[str, Sequence[Any] | NDArray[Any]],
     *,
     variance_NCHW: NDArray[np.float32] | None = None,
-    ledger: Mapping[str, Sequence[str]] | None = None,
+    ledger: Mapping[str, Sequence[str] | NDArray[Any]] | None = None,
 ) -> None:
     """Write a shard by the commit protocol.
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib
 import json
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from lensfinder import tables
 from lensfinder.config import STAGES
-from lensfinder.errors import RequestError
-from lensfinder.runs import INDEX, LEDGER, RUN, Receipt, Unit, fingerprint, orphans, sha256_of
+from lensfinder.errors import RequestError, nearest
+from lensfinder.runs import INDEX, LEDGER, RUN, Unit, fingerprint, orphans, read_index, sha256_of
 
 
 def describe(
@@ -66,7 +67,13 @@ def _in_order(folder: Path) -> list[Path]:
 
 
 def _stage_of(folder: Path) -> str:
-    return str(json.loads((folder / RUN).read_text())["stage"])
+    try:
+        stage = json.loads((folder / RUN).read_text(encoding="utf-8"))["stage"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise RequestError(f"{folder / RUN} can't be read: {error}") from error
+    if stage not in STAGES:
+        raise RequestError(f"{folder / RUN} names the stage '{stage}'", nearest(str(stage), STAGES))
+    return str(stage)
 
 
 def _describe_stage(
@@ -74,7 +81,7 @@ def _describe_stage(
 ) -> tuple[list[str], dict[str, Any]]:
     stage = _stage_of(folder)
     finished = (folder / INDEX).exists()
-    index = json.loads((folder / INDEX).read_text()) if finished else {"products": [], "counts": {}}
+    index = read_index(folder) if finished else {"products": [], "counts": {}}
     made = sorted(p for p in (folder / "products").glob("*") if not p.name.startswith("."))
     listed = {folder / entry["product"] for entry in index["products"]}
     stale = [path for path in made if path not in listed] if finished else []
@@ -114,18 +121,21 @@ def _damaged(folder: Path, stage: str, entries: list[dict[str, Any]], *, deep: b
     bad = []
     for entry in entries:
         path = folder / entry["product"]
-        stored = module.made_from(path) if path.exists() else None
-        sound = stored is not None and fingerprint(stored) == entry["fingerprint"]
-        if sound:
-            unit = Unit(stage, entry["unit"], path, stored, planned=entry["planned"])
-            receipt = module.prove(unit)
-            counts = {name: entry[name] for name in Receipt.__dataclass_fields__}
-            sound = receipt is not None and vars(receipt) == counts
-        if sound and deep:
-            sound = sha256_of(path) == entry["sha256"]
-        if not sound:
+        if not _is_sound(module, stage, path, entry) or (
+            deep and sha256_of(path) != entry["sha256"]
+        ):
             bad.append(entry["product"])
     return bad
+
+
+def _is_sound(module: ModuleType, stage: str, path: Path, entry: dict[str, Any]) -> bool:
+    stored = module.made_from(path) if path.exists() else None
+    if stored is None or fingerprint(stored) != entry["fingerprint"]:
+        return False
+    receipt = module.prove(Unit(stage, entry["unit"], path, stored, planned=entry["planned"]))
+    return receipt is not None and all(
+        entry[name] == value for name, value in vars(receipt).items()
+    )
 
 
 def _find_object(stages: list[Path], object_id: str) -> tuple[list[str], dict[str, Any], int]:

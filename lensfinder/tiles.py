@@ -316,6 +316,38 @@ def _check_whole(path: Path, hdu: Any) -> None:
         raise UnitError("truncated", f"{path} has {found} bytes", f"{end}")
 
 
+def _footprint(name: str, path: Path, hdu: Any, hdus: fits.HDUList) -> Footprint:
+    try:
+        with _quietly():
+            # The whole file, since distortion tables are HDUs of their own.
+            wcs = WCS(hdu.header, hdus, naxis=2)
+            footprint = Footprint.of(name, wcs, hdu.shape) if wcs.has_celestial else None
+    except _READ_ERRORS as error:
+        reason = " ".join(str(error).split())
+        raise UnitError("no_wcs", f"{path}: its WCS can't be read ({reason})") from error
+    if footprint is None:
+        raise UnitError("no_wcs", f"{path} has no celestial WCS", "CTYPE1 and CTYPE2 cards")
+    if wcs.wcs.lngtyp.strip() != "RA" or wcs.wcs.radesys.startswith("FK4"):
+        raise UnitError(
+            "sky_frame",
+            f"{path} is mapped in {wcs.wcs.lngtyp.strip()} {wcs.wcs.radesys}".rstrip(),
+            "RA and Dec in ICRS or FK5",
+        )
+    return footprint
+
+
+def salvage_footprint(files: TileFiles) -> Footprint | None:
+    """Tell where a tile lies that can't be opened as a whole, from any image with a header."""
+    for kinds in files.paths.values():
+        try:
+            with _quietly(), fits.open(kinds["image"], memmap=True) as hdus:
+                hdu = _only_image(kinds["image"], hdus)
+                return _footprint(files.name, kinds["image"], hdu, hdus)
+        except (UnitError, *_READ_ERRORS):
+            continue
+    return None
+
+
 class Tile:
     """An open tile; use as a context manager, through `open_tile`.
 
@@ -367,27 +399,8 @@ class Tile:
         return first
 
     def _footprint(self, plane: _Plane) -> Footprint:
-        try:
-            with _quietly():
-                # The file itself, since distortion tables are HDUs of their own.
-                wcs = WCS(plane.header, plane.hdus, naxis=2)
-                footprint = (
-                    Footprint.of(self.name, wcs, self.shape_YX) if wcs.has_celestial else None
-                )
-        except _READ_ERRORS as error:
-            reason = " ".join(str(error).split())
-            raise UnitError("no_wcs", f"{plane.path}: its WCS can't be read ({reason})") from error
-        if footprint is None:
-            raise UnitError(
-                "no_wcs", f"{plane.path} has no celestial WCS", "CTYPE1 and CTYPE2 cards"
-            )
-        if wcs.wcs.lngtyp.strip() != "RA" or wcs.wcs.radesys.startswith("FK4"):
-            raise UnitError(
-                "sky_frame",
-                f"{plane.path} is mapped in {wcs.wcs.lngtyp.strip()} {wcs.wcs.radesys}".rstrip(),
-                "RA and Dec in ICRS or FK5",
-            )
-        scales = proj_plane_pixel_scales(wcs) * 3600
+        footprint = _footprint(self.name, plane.path, plane.hdu, plane.hdus)
+        scales = proj_plane_pixel_scales(footprint.wcs) * 3600
         wanted = self._survey.pixel_scale_arcsec
         if not (abs(scales / wanted - 1) <= _PIXEL_SCALE_TOLERANCE).all():
             raise UnitError(

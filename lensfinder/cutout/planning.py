@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,12 +37,15 @@ class Job:
     targets : columns ``id``, ``ra``, ``dec``, ``x``, ``y``, ``mag_<band>``, in row order
     rows : (N,) int64
         Where those targets stand in the plan.
+    tried : tuple of int
+        This tile and those that failed on these targets before it, by their place in the plan.
     """
 
     name: str
     files: TileFiles
     targets: Columns
     rows: NDArray[np.int64]
+    tried: tuple[int, ...]
 
     @property
     def inputs(self) -> dict[str, Any]:
@@ -57,7 +60,7 @@ class Plan:
     Attributes
     ----------
     tiles : list of TileFiles
-        Those with a readable header.
+        Those whose place on the sky is known.
     targets : columns
     ownership : Ownership
     share : set of str
@@ -80,21 +83,46 @@ class Plan:
             job
             for t, files in enumerate(self.tiles)
             if files.name in self.share
-            for job in self._split(files.name, t, np.flatnonzero(owner == t))
+            for job in self._split(files.name, np.flatnonzero(owner == t), (t,))
         ]
 
     def stand_ins(self, failed: Job) -> list[Job]:
-        """Give a failed job's targets to the next tile that covers them, where there is one."""
-        gone = next(t for t, files in enumerate(self.tiles) if files.name == failed.files.name)
-        owner = self.ownership.without([gone]).owner_N[failed.rows]
+        """Give a failed job's targets to the next tile that covers them, where there is one.
+
+        Whatever else is known to have failed is asked all the same, so that a share of the units
+        and the whole run take the same steps.
+        """
+        owner = self.ownership.without(failed.tried).owner_N[failed.rows]
         return [
             job
             for t, files in enumerate(self.tiles)
             if (owner == t).any()
-            for job in self._split(f"{files.name}.for.{failed.name}", t, failed.rows[owner == t])
+            for job in self._split(
+                f"{files.name}.for.{failed.name}", failed.rows[owner == t], (*failed.tried, t)
+            )
         ]
 
-    def _split(self, name: str, t: int, rows: NDArray[np.int64]) -> Iterator[Job]:
+    def waves(self, run: Run, unit_of: Callable[[Job], Unit]) -> Iterator[list[Unit]]:
+        """Yield the jobs' units, then those that stand in for failed ones, as long as there are.
+
+        Afterwards `run.units` holds all of them, each with the targets that ended there.
+        """
+        jobs = self.jobs()
+        while jobs:
+            units = [unit_of(job) for job in jobs]
+            yield units
+            stand_ins: list[Job] = []
+            for job, unit in zip(jobs, units, strict=True):
+                taken = self.stand_ins(job) if run.has_failed(unit) else []
+                lost = ~np.isin(job.rows, [row for stand_in in taken for row in stand_in.rows])
+                targets = {name: values[lost] for name, values in job.targets.items()}
+                task = {**unit.task, "targets": targets}
+                run.units.append(replace(unit, planned=int(lost.sum()), task=task))
+                stand_ins += taken
+            jobs = stand_ins
+
+    def _split(self, name: str, rows: NDArray[np.int64], tried: tuple[int, ...]) -> Iterator[Job]:
+        t = tried[-1]
         x, y = self.ownership.x_NT[rows, t], self.ownership.y_NT[rows, t]
         # Row order, so that a tile is read from its beginning to its end.
         order = np.lexsort((x, y))
@@ -108,6 +136,7 @@ class Plan:
                 self.tiles[t],
                 {**kept, "x": x[part], "y": y[part]},
                 rows[part],
+                tried,
             )
 
 
@@ -131,7 +160,7 @@ def plan_targets(
     )
     readable, footprints = [], []
     for files in found:
-        footprint = _footprint(files, survey, bands, run)
+        footprint = _footprint(files, survey, bands, run, targets_known=catalog is not None)
         if footprint is not None:
             readable.append(files)
             footprints.append(footprint)
@@ -171,16 +200,20 @@ def plan_targets(
 
 
 def _footprint(
-    files: TileFiles, survey: Survey, bands: tuple[str, ...], run: Run
+    files: TileFiles, survey: Survey, bands: tuple[str, ...], run: Run, *, targets_known: bool
 ) -> Footprint | None:
     try:
         with tiles.open_tile(files, survey, bands) as tile:
             return tile.footprint
     except UnitError as error:
-        unit = Unit(run.stage, files.name, run.product(f"{files.name}.none"), {})
-        run.units.append(unit)
-        run.record(unit, Failure(error.reason, str(error), error.exit_code))
-        return None
+        # Targets of a catalogue that lie on a broken tile are not forgotten: its unit will fail
+        # with the reason, and other tiles stand in for it.
+        footprint = tiles.salvage_footprint(files) if targets_known else None
+        if footprint is None:
+            unit = Unit(run.stage, files.name, run.product(f"{files.name}.none"), {})
+            run.units.append(unit)
+            run.record(unit, Failure(error.reason, str(error), error.exit_code))
+        return footprint
 
 
 def _selected(targets: Columns, config: TargetsConfig, reference: str) -> NDArray[np.bool_]:
@@ -225,7 +258,7 @@ def _with_neighbours(
         if files.name in share:
             apart = tiles.separation_deg(footprint.centre_ra, footprint.centre_dec, ra, dec)
             touching = np.flatnonzero(apart <= footprint.radius + radius)
-            near |= {readable[t].name for t in touching}
+            near |= {readable[t].name for t in touching.tolist()}
     return near
 
 
@@ -327,8 +360,8 @@ def _collect(
         else {name: np.zeros(0) for name in ("id", "ra", "dec", "x", "y")}
     )
     ownership = assign(merged["ra"], merged["dec"], prints)
-    keeper = np.concatenate([np.full(len(c["ra"]), t) for t, c in enumerate(lists)] or [[]])
-    return files, prints, merged, _led_by(ownership, keeper.astype(np.int64))
+    keeper = np.repeat(np.arange(len(lists)), [len(columns["ra"]) for columns in lists])
+    return files, prints, merged, _led_by(ownership, keeper)
 
 
 def _led_by(ownership: Ownership, keeper_N: NDArray[np.int64]) -> Ownership:

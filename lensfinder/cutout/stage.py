@@ -7,7 +7,6 @@ are detected first, and each tile's detection is a unit of its own.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from lensfinder.config import Config
 from lensfinder.cutout import planning
 from lensfinder.cutout.extract import extract
 from lensfinder.errors import RequestError
-from lensfinder.runs import Receipt, Run, Summary, Unit, close_ledger, ingredients
+from lensfinder.runs import Receipt, Run, Summary, Unit, close_ledger, fingerprint, ingredients
 from lensfinder.survey import Survey
 from lensfinder.tiles import TileFiles
 
@@ -28,16 +27,7 @@ def plan(config: Config, run: Run) -> Iterator[list[Unit]]:
     this = survey.load(config.run.survey)
     bands = this.choose_bands(config.cutout.bands)
     targets = yield from planning.plan_targets(config.cutout, run, config.cutout.tiles, this, bands)
-    jobs = targets.jobs()
-    units = [_unit(job, run, this, bands) for job in jobs]
-    yield units
-    for unit, job in zip(units, jobs, strict=True):
-        again = []
-        if run.has_failed(unit):
-            again = [_unit(stand_in, run, this, bands) for stand_in in targets.stand_ins(job)]
-            yield again
-        lost = unit.planned - sum(stand_in.planned for stand_in in again)
-        run.units += [replace(unit, planned=lost), *again]
+    yield from targets.waves(run, lambda job: _unit(job, run, this, bands))
     run.notes["selection"] = targets.selection
 
 
@@ -111,7 +101,8 @@ def _count(outcome: Any) -> Receipt:
 
 def prove(unit: Unit) -> Receipt | None:
     """Open the product: schema, rows and fingerprint must be right."""
-    if made_from(unit.product) is None:
+    stored = made_from(unit.product)
+    if stored is None or fingerprint(stored) != unit.fingerprint:
         return None
     if unit.product.suffix == ".parquet":
         return Receipt(0, 0)
@@ -140,8 +131,8 @@ def finish(run: Run) -> Summary:
         run.folder,
         counts,
         [
-            f"cutout: {selection['catalogue']} objects listed, {selection['inside']} of them inside "
-            f"tiles, {selection['selected']} selected; "
+            f"cutout: {selection['catalogue']} objects listed, {selection['inside']} of them "
+            f"inside tiles, {selection['selected']} selected; "
             f"{counts['ok']} ok, {counts['flagged']} flagged, {counts['rejected']} rejected, "
             f"{counts['failed']} failed"
         ],

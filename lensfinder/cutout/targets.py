@@ -70,7 +70,9 @@ def assign(
         distance_NT[inside, t] = away[inside]
     order = np.argsort(distance_NT, axis=1, kind="stable").astype(np.int64)
     covered = np.isfinite(np.take_along_axis(distance_NT, order, axis=1))
-    return Ownership(np.where(covered, order, -1), x_NT, y_NT)
+    order = np.where(covered, order, -1)
+    # Without any tile there is an owner to ask for all the same: none.
+    return Ownership(order if tiles else np.full((n, 1), -1), x_NT, y_NT)
 
 
 def keep_once(

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
 
 from lensfinder.model import Model
+
+_Pixel = TypeVar("_Pixel", bound=np.generic)
 
 # Multiples of a quarter turn, and whether to mirror first: the symmetries of a square.
 _VIEWS = tuple((turns, mirror) for mirror in (False, True) for turns in range(4))
@@ -47,7 +51,7 @@ def score(
     return logit
 
 
-def _turn(array: NDArray[np.generic], turns: int, mirror: bool) -> NDArray[np.generic]:
+def _turn(array: NDArray[_Pixel], turns: int, mirror: bool) -> NDArray[_Pixel]:
     if mirror:
         array = array[..., ::-1]
     return np.ascontiguousarray(np.rot90(array, turns, axes=(-2, -1)))

@@ -7,7 +7,6 @@ every target. Streaming from tiles writes no stamps but those of the best candid
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -140,7 +139,6 @@ def _plan_tiles(config: Config, run: Run, model: Any) -> Iterator[list[Unit]]:
     section = section.model_copy(update={"size": size, "bands": bands})
     bands = this.choose_bands(bands)
     targets = yield from planning.plan_targets(section, run, section.inputs, this, bands)
-    jobs = targets.jobs()
 
     def unit_of(job: planning.Job) -> Unit:
         keys = {**_keys(run), "size": size, "bands": list(bands)}
@@ -167,15 +165,7 @@ def _plan_tiles(config: Config, run: Run, model: Any) -> Iterator[list[Unit]]:
             planned=len(job.rows),
         )
 
-    units = [unit_of(job) for job in jobs]
-    yield units
-    for unit, job in zip(units, jobs, strict=True):
-        again = []
-        if run.has_failed(unit):
-            again = [unit_of(stand_in) for stand_in in targets.stand_ins(job)]
-            yield again
-        lost = unit.planned - sum(stand_in.planned for stand_in in again)
-        run.units += [replace(unit, planned=lost), *again]
+    yield from targets.waves(run, unit_of)
 
 
 def do(unit: Unit) -> Receipt:
@@ -267,7 +257,8 @@ def _count(outcome: NDArray[Any]) -> Receipt:
 
 def prove(unit: Unit) -> Receipt | None:
     """Open the product: schema, rows and fingerprint must be right."""
-    if made_from(unit.product) is None:
+    stored = made_from(unit.product)
+    if stored is None or fingerprint(stored) != unit.fingerprint:
         return None
     if unit.product.parent.name == "targets":
         return Receipt(0, 0)
