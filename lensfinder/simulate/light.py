@@ -21,8 +21,8 @@ _FAINTEST_EXPONENT = 50.0
 def sersic_b(n: Tensor) -> Tensor:
     """b_n for which r_e holds half of the light.
 
-    Ciotti & Bertin 1999 (A&A 352, 447) eq. 18; better than 1e-4 in relative terms for n >= 0.5,
-    and better than 1e-6 for n >= 1.
+    Ciotti & Bertin 1999 (A&A 352, 447) eq. 18; right to 4e-4 for n >= 0.5 and to 3e-5 for
+    n >= 1.
     """
     return (
         2 * n

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# FWHM**2 / variance of a Gaussian, for taking the pixel's own width out of an observed FWHM.
+# Of a Gaussian.
 _FWHM2_PER_VARIANCE = 8 * math.log(2)
 
 
@@ -114,20 +114,36 @@ def kernel_otf(kernel_PYX: Tensor, n_fine: int) -> Tensor:
     return otf
 
 
-def unbroadened_fwhm(fwhm_arcsec: Tensor, pixel_arcsec: float) -> Tensor:
-    """FWHM that, once integrated over pixels, is observed as `fwhm_arcsec` (second moments).
+def unbroadened_fwhm(
+    fwhm_arcsec: Tensor, pixel_arcsec: float, beta: float | None = None
+) -> Tensor:
+    """FWHM that, once integrated over pixels, is observed as `fwhm_arcsec`.
+
+    A pixel of side p adds p^2/24 times its Laplacian to a profile. Expanding a Moffat about its
+    half maximum gives FWHM^2 + (2/3) p^2 (h - 1) (1 + (beta + 1) / h) with h = 2^(1/beta); a
+    Gaussian, its limit, gives (2/3) ln 2.
+
+    Parameters
+    ----------
+    fwhm_arcsec : as observed
+    pixel_arcsec : side of a pixel
+    beta : of a Moffat; None: Gaussian
 
     Raises
     ------
     ValueError
         if an observed FWHM is not a number, or not wider than a pixel makes a point
     """
-    width2 = fwhm_arcsec**2 - _FWHM2_PER_VARIANCE * pixel_arcsec**2 / 12
+    factor = 2 / 3 * math.log(2)
+    if beta is not None:
+        half = 2 ** (1 / beta)
+        factor = 2 / 3 * (half - 1) * (1 + (beta + 1) / half)
+    width2 = fwhm_arcsec**2 - factor * pixel_arcsec**2
     if not bool((width2 > 0).all()):
-        narrowest = math.sqrt(_FWHM2_PER_VARIANCE / 12) * pixel_arcsec
         raise ValueError(
-            f"PSF FWHM is {float(fwhm_arcsec.min())} arcsec; expected more than {narrowest:.3g}, "
-            f"which a pixel of {pixel_arcsec} arcsec alone gives"
+            f"PSF FWHM is {float(fwhm_arcsec.min()):.3g} arcsec; expected more than "
+            f"{math.sqrt(factor) * pixel_arcsec:.3g}, which a pixel of {pixel_arcsec} arcsec "
+            "alone gives"
         )
     return torch.sqrt(width2)
 

@@ -9,18 +9,19 @@ from typing import Any
 import numpy as np
 
 _STRETCHES = ("arcsinh", "sqrt", "linear")
+_WEIGHTS = (0.75, 1.0, 1.6)  # red, green, blue
 
 
 def compose(image_CYX: np.ndarray, sky_rms_njy_C: np.ndarray, stretch: str) -> np.ndarray:
     """Colour (or grey) picture of a stamp.
 
-    The three bands are weighted by their noise and share one stretch of their mean, so that
-    colours keep their ratios (Lupton et al. 2004, PASP 116, 133).
+    The three bands share one stretch of their mean, so that colours keep their ratios (Lupton et
+    al. 2004, PASP 116, 133), and are weighted so that a galaxy between red and blue looks white.
 
     Parameters
     ----------
     image_CYX : nJy, bands from blue to red; first, middle and last make blue, green and red
-    sky_rms_njy_C : noise of a pixel
+    sky_rms_njy_C : noise of a pixel; the stretch is in units of the middle band's
     stretch : arcsinh, sqrt or linear
 
     Returns
@@ -29,7 +30,8 @@ def compose(image_CYX: np.ndarray, sky_rms_njy_C: np.ndarray, stretch: str) -> n
     """
     bands = len(image_CYX)
     chosen = [bands - 1, bands // 2, 0]
-    scaled = np.nan_to_num(image_CYX[chosen]) / sky_rms_njy_C[chosen, None, None]
+    flux = np.nan_to_num(image_CYX[chosen]) / sky_rms_njy_C[bands // 2]
+    scaled = flux * np.array(_WEIGHTS)[:, None, None] if bands > 1 else flux
     mean = np.clip(scaled.mean(axis=0), 1e-3, None)
     limits = {"arcsinh": 60.0, "sqrt": 60.0, "linear": 20.0}
     relative = np.clip(mean / limits[stretch], 0, 1)
@@ -89,5 +91,6 @@ def write_mosaic(
             truth = {name: values[k] for name, values in columns.items()}
             sky = np.array([truth[f"sky_rms_{b}_njy"] for b in bands])
             axis.imshow(compose(image_NCHW[k], sky, stretch), origin="lower")
-            axis.set_title(caption(truth, reference_band), fontsize=5, y=-0.02, va="top")
+            text = caption(truth, reference_band)
+            axis.text(0.5, -0.03, text, fontsize=5, va="top", ha="center", transform=axis.transAxes)
     figure.savefig(path, format="png", dpi=110)

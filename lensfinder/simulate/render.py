@@ -202,12 +202,14 @@ def _otf(columns: Columns, observation: Observation, grid: FineGrid) -> Tensor:
     dtype = grid.axis_arcsec.dtype
     ky, kx = observe.frequencies(len(grid.axis_arcsec), grid.scale_arcsec, dtype)
     observed = torch.stack([columns[f"psf_fwhm_{b}_arcsec"] for b in observation.bands], dim=1)
-    fwhm = observe.unbroadened_fwhm(observed, observation.pixel_scale_arcsec)[:, :, None, None]
+    scale, beta = observation.pixel_scale_arcsec, observation.moffat_beta
     if observation.psf == "gaussian":
-        otf = observe.gaussian_otf(ky, kx, fwhm)
+        fwhm = observe.unbroadened_fwhm(observed, scale)
+        otf = observe.gaussian_otf(ky, kx, fwhm[:, :, None, None])
     else:
-        otf = observe.moffat_otf(ky, kx, fwhm, observation.moffat_beta)
-    pixel = observe.pixel_response(ky, kx, observation.pixel_scale_arcsec)
+        fwhm = observe.unbroadened_fwhm(observed, scale, beta)
+        otf = observe.moffat_otf(ky, kx, fwhm[:, :, None, None], beta)
+    pixel = observe.pixel_response(ky, kx, scale)
     return otf * (pixel * observation.supersampling**2)
 
 

@@ -17,8 +17,8 @@ from lensfinder.simulate import lensing, light
 from lensfinder.simulate.kinds import MAX_CLUMPS, MAX_COMPANIONS
 
 # A cusp is averaged over _CORE_SAMPLES^2 points in each of the _CORE_WIDTH^2 fine pixels about it.
-_CORE_WIDTH = 5
-_CORE_SAMPLES = 8
+_CORE_WIDTH = 9
+_CORE_SAMPLES = 6
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 _VERSION = 1
 PREVIEW = "preview.png"
-_PREVIEW_COUNT = 60
+_PREVIEW_COUNT = 40
 
 
 def load_population(name: str) -> recipe.Population:

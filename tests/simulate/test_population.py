@@ -1,0 +1,184 @@
+"""Recipes and draws: bad ones are refused as a whole, good ones obey their own bounds."""
+
+from __future__ import annotations
+
+import collections
+import math
+
+import numpy as np
+import pytest
+from astropy.cosmology import FlatLambdaCDM
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lensfinder.simulate import cosmology, kinds, recipe
+from lensfinder.simulate.distributions import RecipeError
+from lensfinder.simulate.population import check_bands, draw, draw_surroundings
+from lensfinder.simulate.recipe import HARD_KINDS, NEGATIVE_KINDS, Population
+
+BANDS = ("u", "g", "r", "i", "z", "y", "VIS")
+
+
+@pytest.fixture(scope="module")
+def rows(population: Population) -> list[dict]:
+    return [draw(population, BANDS, 7, i) for i in range(3000)]
+
+
+def test_all_errors_of_a_bad_recipe_at_once() -> None:
+    text = recipe.shipped_text("general")
+    for good, bad in (
+        ("sigma = 0.8, low = 2.5", "sigma = -0.8, low = 2.5"),
+        ('snr = { distribution = "log_uniform"', 'snr = { distribution = "lognormal"'),
+        ("low = 0.25, high = 1.0 }\nclump_count", "low = 0.25, high = 1.2 }\nclump_count"),
+        ("psf_scatter = 0.07", "psf_scater = 0.07"),
+        ("low = 0.1, high = 0.26", "low = 0.26, high = 0.1"),
+        ("merger = 0.07", "mergers = 0.07"),
+        ("values = [1, 2, 3], weights = [4, 4, 2]", "values = [1, 2, 3], weights = [4, 4]"),
+        ("u = [2.00]", "u = [2.00, nan]"),
+    ):
+        assert good in text
+        text = text.replace(good, bad)
+    with pytest.raises(RecipeError) as caught:
+        recipe.parse(text, "mine.toml")
+    message = str(caught.value)
+    for part in (
+        "mine.toml has 9 error(s)",
+        "early_type.sersic_n.normal.sigma: Input should be greater than 0",
+        "source.snr: Input tag 'lognormal' found",
+        "source.q",
+        "expected [0.05, 1]",
+        "conditions.psf_scater: Extra inputs are not permitted",
+        "conditions.psf_scatter: Field required",
+        "low is 0.26 and high is 0.1; expected low < high",
+        "negatives.mergers",
+        "3 values and 2 weights",
+        "colours.star.minus_r.u",
+    ):
+        assert part in message, part
+
+
+def test_source_in_front_of_every_lens_is_refused() -> None:
+    text = recipe.shipped_text("general").replace(
+        'z = { distribution = "normal", mean = 1.9, sigma = 0.8, low = 0.6, high = 4.5 }',
+        'z = { distribution = "uniform", low = 0.05, high = 0.3 }',
+    )
+    with pytest.raises(RecipeError, match=r"source\.z ends at 0\.3, in front of every lens"):
+        recipe.parse(text, "mine.toml")
+
+
+def test_bounds_that_contradict_one_another_are_named(population: Population) -> None:
+    text = recipe.shipped_text("general").replace("mag_r_low = 17.0", "mag_r_low = 10.0")
+    text = text.replace("mag_r_high = 21.5", "mag_r_high = 10.1")
+    impossible = recipe.parse(text, "mine.toml")
+    with pytest.raises(RecipeError, match="no early-type galaxy with theta_e"):
+        draw(impossible, ("r",), 1, 0, kind="lens")
+
+
+def test_unknown_recipes_and_bands_are_named(population: Population) -> None:
+    with pytest.raises(RecipeError, match="'generl' is unknown; expected one of general"):
+        recipe.shipped_text("generl")
+    with pytest.raises(RecipeError, match="no colours in K"):
+        check_bands(population, ("r", "K"))
+
+
+def test_a_draw_depends_on_seed_and_index_alone(population: Population, rows: list[dict]) -> None:
+    for index in (2999, 0, 17):
+        again = draw(population, BANDS, 7, index)
+        assert list(again) == list(rows[0])
+        np.testing.assert_equal(again, rows[index])
+    assert draw(population, BANDS, 8, 17)["dx"] != rows[17]["dx"]
+
+
+def test_fewer_bands_leave_the_rest_of_a_draw_alone(
+    population: Population, rows: list[dict]
+) -> None:
+    for index in range(40):
+        for name, value in draw(population, ("r",), 7, index).items():
+            np.testing.assert_equal(value, rows[index][name])
+
+
+def test_fractions_are_those_of_the_recipe(population: Population, rows: list[dict]) -> None:
+    count = collections.Counter(row["kind"] for row in rows)
+    assert sum(row["label"] for row in rows) == count["lens"]
+    assert count["lens"] / len(rows) == pytest.approx(0.5, abs=0.03)
+    assert set(count) == {"lens", *NEGATIVE_KINDS}
+    hard = sum(count[kind] for kind in HARD_KINDS)
+    assert hard >= 0.5 * (len(rows) - count["lens"])
+
+
+def test_lenses_obey_physics_and_recipe(population: Population, rows: list[dict]) -> None:
+    cosmos = FlatLambdaCDM(H0=70, Om0=0.3)
+    lenses = [row for row in rows if row["kind"] == "lens"]
+    theta_e = np.array([row["theta_e_arcsec"] for row in lenses])
+    assert 0.7 <= theta_e.min() and theta_e.max() <= 2.5
+    # Log-uniform, whatever the other bounds refuse.
+    uniform = np.sort(np.log(theta_e / 0.7) / np.log(2.5 / 0.7))
+    assert np.abs(uniform - (np.arange(len(uniform)) + 0.5) / len(uniform)).max() < 0.05
+    for row in lenses[:200]:
+        assert row["z_source"] >= row["z_lens"] + 0.3
+        assert 150 <= row["sigma_v_km_s"] <= 420
+        assert 17.0 <= row["mag_r"] <= 21.5
+        assert row["feature_snr"] >= 30
+    for row in lenses[:5]:
+        d_s = cosmos.angular_diameter_distance(row["z_source"]).value
+        d_ls = cosmos.angular_diameter_distance(row["z_lens"], row["z_source"]).value
+        ratio = (row["sigma_v_km_s"] / cosmology.SPEED_OF_LIGHT_KM_S) ** 2 * d_ls / d_s
+        assert np.degrees(4 * np.pi * ratio) * 3600 == pytest.approx(
+            row["theta_e_arcsec"], rel=1e-6
+        )
+
+
+@given(st.floats(0.01, 8))
+@settings(max_examples=30)
+def test_distances_agree_with_astropy(z: float) -> None:
+    cosmos = FlatLambdaCDM(H0=70, Om0=0.3)
+    expected = cosmos.comoving_distance(z).value
+    assert cosmology.comoving_distance_mpc(z) == pytest.approx(expected, rel=1e-6)
+    modulus = cosmos.distmod(z).value
+    assert cosmology.distance_modulus(z) == pytest.approx(modulus, abs=1e-5)
+
+
+def test_negatives_hold_no_truth_of_a_lens(rows: list[dict]) -> None:
+    for row in rows:
+        if row["label"] == 0:
+            for column in ("theta_e_arcsec", "z_source", "source_re_arcsec"):
+                assert math.isnan(row[column])
+
+
+def test_hosts_of_lenses_and_their_negatives_are_alike(rows: list[dict]) -> None:
+    """Rank statistics of brightness, colour and size: no telling the classes apart."""
+    lens = [row for row in rows if row["kind"] == "lens"]
+    others = [row for row in rows if row["kind"] in ("galaxy", "companions")]
+    for value in (
+        lambda row: row["mag_r"],
+        lambda row: row["mag_g"] - row["mag_r"],
+        lambda row: row["bulge_re_arcsec"],
+        lambda row: row["bulge_q"],
+    ):
+        a, b = np.array([value(r) for r in lens]), np.array([value(r) for r in others])
+        auc = (a[:, None] > b[None, :]).mean()
+        assert auc == pytest.approx(0.5, abs=0.06)
+
+
+def test_cut_encloses_the_area_it_should() -> None:
+    """A round lens images twice up to beta = theta_e; a flat one keeps the scale of its cut."""
+    assert kinds.inside_cut(0.999, 1.0, 1.0, 1.0)
+    assert not kinds.inside_cut(1.001, 1.0, 1.0, 1.0)
+    rng = np.random.default_rng(1)
+    q = 0.5
+    points = rng.uniform(-1.5, 1.5, (4000, 2))
+    inside = [kinds.inside_cut(math.hypot(x, y), math.atan2(y, x), 1.0, q) for x, y in points]
+    f = math.sqrt(1 - q * q)
+    edge = math.sqrt(q) / f * np.array([math.acos(q), math.acosh(1 / q)])
+    assert np.abs(points[inside]).max(axis=0) == pytest.approx(edge, abs=0.06)
+
+
+def test_surroundings_fill_the_field_evenly(population: Population) -> None:
+    fields = [draw_surroundings(population, ("g", "r"), seed, 8.0) for seed in range(1500)]
+    counts = np.array([len(field["x_arcsec"]) for field in fields])
+    density = population.surroundings.density_per_arcmin2
+    assert counts.mean() == pytest.approx(density * (16 / 60) ** 2, rel=0.06)
+    x = np.concatenate([field["x_arcsec"] for field in fields])
+    assert abs(x.mean()) < 0.3
+    assert np.abs(x).max() <= 8.0
+    assert all(np.isfinite(field["flux_njy"]).all() for field in fields)
