@@ -147,7 +147,7 @@ def identify(path: Path) -> dict[str, Any]:
                 file.seek(max(0, size - 8))
                 digest.update(file.read(8))
         else:
-            with _quietly(), fits.open(path, memmap=True) as hdus:
+            with _quietly(), fits.open(path) as hdus:
                 for hdu in hdus:
                     digest.update(hdu.header.tostring().encode())
     except _READ_ERRORS as error:
@@ -256,7 +256,8 @@ class _Plane:
         self._compressed = isinstance(self.hdu, fits.CompImageHDU)
         self._strip: NDArray[Any] | None = None
         self._strip_start = 0
-        scaled = self.header.get("BSCALE", 1) != 1 or self.header.get("BZERO", 0) != 0
+        # Read before `.data`, which drops these cards.
+        scaled = any(card in self.header for card in ("BSCALE", "BZERO", "BLANK"))
         self._pixels = self.hdu.section if self._compressed or scaled else self.hdu.data
 
     def __getitem__(self, index: tuple[slice, slice]) -> NDArray[Any]:
@@ -321,26 +322,26 @@ def _footprint(name: str, path: Path, hdu: Any, hdus: fits.HDUList) -> Footprint
         with _quietly():
             # The whole file, since distortion tables are HDUs of their own.
             wcs = WCS(hdu.header, hdus, naxis=2)
-            footprint = Footprint.of(name, wcs, hdu.shape) if wcs.has_celestial else None
+            if not wcs.has_celestial:
+                raise UnitError("no_wcs", f"{path} has no celestial WCS", "CTYPE1 and CTYPE2 cards")
+            axis, frame = wcs.wcs.lngtyp.strip(), wcs.wcs.radesys
+            if axis != "RA" or frame.startswith("FK4"):
+                raise UnitError(
+                    "sky_frame",
+                    f"{path} is mapped in {axis} ({frame or 'no RADESYS'})",
+                    "RA and Dec in ICRS or FK5",
+                )
+            return Footprint.of(name, wcs, hdu.shape)
     except _READ_ERRORS as error:
         reason = " ".join(str(error).split())
         raise UnitError("no_wcs", f"{path}: its WCS can't be read ({reason})") from error
-    if footprint is None:
-        raise UnitError("no_wcs", f"{path} has no celestial WCS", "CTYPE1 and CTYPE2 cards")
-    if wcs.wcs.lngtyp.strip() != "RA" or wcs.wcs.radesys.startswith("FK4"):
-        raise UnitError(
-            "sky_frame",
-            f"{path} is mapped in {wcs.wcs.lngtyp.strip()} {wcs.wcs.radesys}".rstrip(),
-            "RA and Dec in ICRS or FK5",
-        )
-    return footprint
 
 
 def salvage_footprint(files: TileFiles) -> Footprint | None:
     """Tell where a tile lies that can't be opened as a whole, from any image with a header."""
     for kinds in files.paths.values():
         try:
-            with _quietly(), fits.open(kinds["image"], memmap=True) as hdus:
+            with _quietly(), fits.open(kinds["image"]) as hdus:
                 hdu = _only_image(kinds["image"], hdus)
                 return _footprint(files.name, kinds["image"], hdu, hdus)
         except (UnitError, *_READ_ERRORS):
@@ -532,7 +533,7 @@ def open_tile(files: TileFiles, survey: Survey, bands: tuple[str, ...]) -> Itera
             for kind, path in files.paths[band].items():
                 try:
                     with _quietly():
-                        hdus = stack.enter_context(fits.open(path, memmap=True))
+                        hdus = stack.enter_context(fits.open(path))
                         planes[band][kind] = _Plane(path, hdus)
                 except _READ_ERRORS as error:
                     reason = str(error) or type(error).__name__

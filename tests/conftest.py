@@ -1,4 +1,4 @@
-"""What all tests share: where things are, and small tiles made on the spot."""
+"""What all tests share: where things are, and how to run the command line."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
 import pytest
-from astropy.io import fits
-from astropy.wcs import WCS
+
+from lensfinder import cli
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared" / "data"
@@ -47,44 +47,28 @@ def lensfinder() -> Callable[..., subprocess.CompletedProcess[str]]:
     return call
 
 
-def tan_wcs(
-    ra: float = 180.0,
-    dec: float = -0.5,
-    shape_YX: tuple[int, int] = (120, 140),
-    *,
-    scale_arcsec: float = 0.2,
-    rotation_deg: float = 0.0,
-    flip: bool = False,
-) -> WCS:
-    """Make a TAN projection centred on the image."""
-    wcs = WCS(naxis=2)
-    wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
-    wcs.wcs.cunit = ["deg", "deg"]
-    wcs.wcs.crval = [ra, dec]
-    wcs.wcs.crpix = [(shape_YX[1] + 1) / 2, (shape_YX[0] + 1) / 2]
-    angle = np.radians(rotation_deg)
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    wcs.wcs.cd = turn @ np.diag([1 if flip else -1, 1]) * scale_arcsec / 3600
-    wcs.wcs.set()
-    return wcs
+class Said(NamedTuple):
+    """What a command said."""
+
+    code: int
+    out: str
+    err: str
 
 
-def write_kids_tile(
-    folder: Path,
-    name: str,
-    images: dict[str, np.ndarray],
-    wcs: WCS,
-    *,
-    weight: np.ndarray | None = None,
-    mask: np.ndarray | None = None,
-) -> None:
-    """Write the files of one tile under KiDS names, fluxes as given (zero point 0)."""
-    folder.mkdir(parents=True, exist_ok=True)
-    header = wcs.to_header()
-    for band, image in images.items():
-        stem = f"KiDS_DR4.0_{name}_{band}"
-        fits.writeto(folder / f"{stem}_sci.fits", image.astype(np.float32), header)
-        if weight is not None:
-            fits.writeto(folder / f"{stem}_wei.fits", weight.astype(np.float32), header)
-        if mask is not None:
-            fits.writeto(folder / f"{stem}_msk.fits", mask.astype(np.int32), header)
+@pytest.fixture
+def command(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Said]:
+    """Run the command line in this process, which saves starting another."""
+
+    def call(*arguments: object) -> Said:
+        monkeypatch.setattr(sys, "argv", ["lensfinder", *map(str, arguments)])
+        capsys.readouterr()
+        code: object = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code
+        return Said(int(code or 0), *capsys.readouterr())  # type: ignore[call-overload]
+
+    return call
