@@ -332,7 +332,7 @@ def _footprint(name: str, path: Path, hdu: Any, hdus: fits.HDUList) -> Footprint
                     "RA and Dec in ICRS or FK5",
                 )
             return Footprint.of(name, wcs, hdu.shape)
-    except _READ_ERRORS as error:
+    except (MemoryError, *_READ_ERRORS) as error:  # wcslib's word for cards it can't make sense of
         reason = " ".join(str(error).split())
         raise UnitError("no_wcs", f"{path}: its WCS can't be read ({reason})") from error
 

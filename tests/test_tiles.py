@@ -10,7 +10,7 @@ import pytest
 from astropy import units
 from astropy.coordinates import SkyCoord
 from astropy.io import fits
-from astropy.wcs import WCS
+from astropy.wcs import DistortionLookupTable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from skies import PROJECTIONS, sky_YX, tan_wcs, write_kids_tile
@@ -247,13 +247,16 @@ def test_files_are_grouped_by_name(tmp_path: Path) -> None:
         tiles.find([tmp_path / "nothing.fits"], KIDS, ("r",))
 
 
-def test_distortion_tables_of_their_own_are_read(real_data: Path) -> None:
-    # An HST exposure keeps its distortion in further HDUs, which astropy asks for by assertion.
-    path = real_data / "odd" / "j94f05bgq_flt.fits"
-    with fits.open(path) as hdus:
-        expected = WCS(hdus["SCI", 1].header, hdus)
-    files = tiles.TileFiles("hst", {"r": {"image": path}})
-    footprint = tiles.salvage_footprint(files)
-    if footprint is not None:
-        ra, dec = footprint.sky_of(np.array([10.0]), np.array([20.0]))
-        np.testing.assert_allclose(np.ravel(expected.all_pix2world(10, 20, 0)), [ra[0], dec[0]])
+def test_a_distortion_that_wcslib_cannot_read_is_refused(tmp_path: Path) -> None:
+    wcs = tan_wcs(shape_YX=IMAGE.shape)
+    shift = np.full((2, 2), 3.0, np.float32)
+    wcs.cpdis1 = DistortionLookupTable(shift, (1.0, 1.0), (1.0, 1.0), (60.0, 60.0))
+    # Written with and without the table; in either case wcslib finds no NAXES in the DP cards.
+    for number, hdus in enumerate([wcs.to_fits(relax=True), wcs.to_fits(relax=True)[:1]]):
+        hdus[0].data = IMAGE
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        hdus.writeto(folder / "KiDS_DR4.0_1_2_r_sci.fits")
+        with pytest.raises(UnitError) as caught:
+            open_one(folder, ("r",))
+        assert caught.value.reason == "no_wcs"

@@ -96,7 +96,7 @@ def do(unit: Unit) -> Receipt:
 
 
 def _count(outcome: Any) -> Receipt:
-    return Receipt(len(outcome), *((outcome == name).sum() for name in schema.OUTCOMES[:3]))
+    return Receipt(len(outcome), *(int((outcome == name).sum()) for name in schema.OUTCOMES[:3]))
 
 
 def prove(unit: Unit) -> Receipt | None:
@@ -124,7 +124,7 @@ def made_from(product: Path) -> dict[str, Any] | None:
 
 def finish(run: Run) -> Summary:
     """Write index and ledger; say how many targets became what."""
-    counts = close_ledger(run, prove, _outcomes, lambda unit: unit.task["targets"]["id"])
+    counts = close_ledger(run, prove, _outcomes, _planned_ids)
     selection = run.notes["selection"]
     return Summary(
         "cutout",
@@ -137,6 +137,11 @@ def finish(run: Run) -> Summary:
             f"{counts['failed']} failed"
         ],
     )
+
+
+def _planned_ids(unit: Unit) -> list[str]:
+    # The targets of a tile that could not be searched, or read at all, are not known.
+    return list(unit.task["targets"]["id"]) if "targets" in unit.task else []
 
 
 def _outcomes(unit: Unit) -> dict[str, Any]:
