@@ -15,9 +15,10 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from lensfinder.simulate.families import Row
+from lensfinder.simulate.observation import Observation
 from lensfinder.simulate.population import draw, generator
 from lensfinder.simulate.recipe import Population
-from lensfinder.simulate.render import Observation, render
+from lensfinder.simulate.render import render
 from lensfinder.simulate.splits import fraction_of
 
 # Alternative lenses among which the one is taken whose host is nearest in brightness.

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from lensfinder.simulate.families import Row
+from lensfinder.simulate.observation import Observation
 from lensfinder.simulate.population import (
     draw,
     draw_conditions,
@@ -17,7 +18,7 @@ from lensfinder.simulate.population import (
     generator,
 )
 from lensfinder.simulate.recipe import Population
-from lensfinder.simulate.render import CHUNK, Observation, add_noise, render
+from lensfinder.simulate.render import CHUNK, add_noise, render
 from lensfinder.simulate.splits import split_of
 
 

@@ -17,9 +17,10 @@ from lensfinder.runs import products_of
 from lensfinder.simulate import hosts
 from lensfinder.simulate.families import Row
 from lensfinder.simulate.mocks import Mocks, Sky, contract_columns, mock_id
+from lensfinder.simulate.observation import Observation
 from lensfinder.simulate.population import generator
 from lensfinder.simulate.recipe import Population
-from lensfinder.simulate.render import CHUNK, Observation
+from lensfinder.simulate.render import CHUNK
 from lensfinder.simulate.splits import fraction_of, sky_cell, split_of
 
 _APERTURE_SIGMA_ARCSEC = 1.2

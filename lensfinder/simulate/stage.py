@@ -118,7 +118,7 @@ def do(unit: Unit) -> Receipt:
     import torch
 
     from lensfinder.simulate.mocks import Sky, make_modelled
-    from lensfinder.simulate.render import Observation
+    from lensfinder.simulate.observation import Observation
 
     made_from, task = unit.ingredients, unit.task
     keys, sky = made_from["simulate"], made_from["sky"]

@@ -9,7 +9,7 @@ import torch
 
 from lensfinder.simulate import recipe
 from lensfinder.simulate.mocks import Sky
-from lensfinder.simulate.render import Observation
+from lensfinder.simulate.observation import Observation
 
 BANDS = ("g", "r", "i")
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from lensfinder.simulate import hosts, splits
 from lensfinder.simulate.mocks import Sky
+from lensfinder.simulate.observation import Observation
 from lensfinder.simulate.population import draw_conditions, generator
 from lensfinder.simulate.recipe import Population
-from lensfinder.simulate.render import Observation
 
 
 def galaxy(q: float, phi: float, sigma: float = 4.0, psf_sigma: float = 1.5) -> np.ndarray:
@@ -23,7 +23,7 @@ def galaxy(q: float, phi: float, sigma: float = 4.0, psf_sigma: float = 1.5) -> 
     return 100 * np.exp(-(major**2) / (2 * a2) - minor**2 / (2 * b2))
 
 
-@pytest.mark.parametrize("q, phi", [(0.5, 0.3), (0.8, 2.0), (0.6, 1.57)])
+@pytest.mark.parametrize(("q", "phi"), [(0.5, 0.3), (0.8, 2.0), (0.6, 1.57)])
 def test_shape_is_measured_free_of_psf_and_weight(q: float, phi: float) -> None:
     image = galaxy(q, phi)
     good = np.ones(image.shape, dtype=bool)
@@ -48,7 +48,8 @@ def test_sky_is_measured_beside_the_galaxy() -> None:
     level, rms = hosts.measure_sky(image, np.isfinite(image))
     assert level[0] == pytest.approx(3.0, abs=0.3)
     assert rms[0] == pytest.approx(2.0, rel=0.06)
-    assert np.isnan(level[1]) and np.isnan(rms[1])
+    assert np.isnan(level[1])
+    assert np.isnan(rms[1])
 
 
 def test_known_lenses_are_left_out_across_ra_zero_and_the_pole() -> None:

@@ -36,7 +36,7 @@ def systems(count: int) -> np.ndarray:
     return rng.uniform(low, high, (count, 5))
 
 
-@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-6), (torch.float32, 1e-4)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-6), (torch.float32, 1e-4)])
 def test_deflection_agrees_with_lenstronomy(dtype: torch.dtype, tolerance: float) -> None:
     oracle = LensModel(["SIE", "SHEAR"])
     x, y = grid()

@@ -110,7 +110,8 @@ def test_lenses_obey_physics_and_recipe(population: Population, rows: list[dict]
     cosmos = FlatLambdaCDM(H0=70, Om0=0.3)
     lenses = [row for row in rows if row["kind"] == "lens"]
     theta_e = np.array([row["theta_e_arcsec"] for row in lenses])
-    assert 0.7 <= theta_e.min() and theta_e.max() <= 2.5
+    assert theta_e.min() >= 0.7
+    assert theta_e.max() <= 2.5
     # Log-uniform, whatever the other bounds refuse.
     uniform = np.sort(np.log(theta_e / 0.7) / np.log(2.5 / 0.7))
     assert np.abs(uniform - (np.arange(len(uniform)) + 0.5) / len(uniform)).max() < 0.05

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from lensfinder.simulate.mocks import Sky, make_modelled
+from lensfinder.simulate.observation import Observation
 from lensfinder.simulate.population import draw, draw_conditions, draw_surroundings
 from lensfinder.simulate.recipe import Population
-from lensfinder.simulate.render import CHUNK, Observation, render
+from lensfinder.simulate.render import CHUNK, render
 
 BANDS = ("g", "r", "i")
 

@@ -49,8 +49,10 @@ def test_shards_obey_the_contract(mocks: Path) -> None:
     assert np.isnan(catalog["ra"]).all()
     assert (np.abs(catalog["dx"]) <= 0.5).all()
     lens = catalog["label"] == 1
-    assert (catalog["kind"][lens] == "lens").all() and (catalog["kind"][~lens] != "lens").all()
-    assert (catalog["source_snr"][lens] > 20).all() and np.isnan(catalog["source_snr"][~lens]).all()
+    assert (catalog["kind"][lens] == "lens").all()
+    assert (catalog["kind"][~lens] != "lens").all()
+    assert (catalog["source_snr"][lens] > 20).all()
+    assert np.isnan(catalog["source_snr"][~lens]).all()
     assert (mocks / stage.PREVIEW).read_bytes().startswith(b"\x89PNG")
 
 
