@@ -155,7 +155,8 @@ def image_separation(
 
     Returns
     -------
-    separation : shape (N,), arcsec; NaN where there are fewer than two images
+    separation : shape (N,), arcsec, good to 1e-4 of theta_e; NaN where there are fewer than two
+        images, or where a source on the caustic keeps the steps from converging
     """
     lens = [p[:, None] for p in (theta_e_arcsec, q, phi_rad, shear, shear_phi_rad)]
     lens_grid = [p[:, :, None] for p in lens]
