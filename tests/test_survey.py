@@ -1,0 +1,61 @@
+"""Laws of surveys: a user's own file works the same, and all that is wrong with it is said."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+from lensfinder import survey
+from lensfinder.errors import RequestError
+
+
+@pytest.mark.parametrize("name", survey.names())
+def test_a_copy_of_a_shipped_survey_is_the_same_survey(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "own.toml"
+    path.write_text((resources.files("lensfinder") / "surveys" / f"{name}.toml").read_text())
+    assert survey.load(str(path)) == survey.load(name)
+
+
+def test_an_unknown_survey_is_refused_with_the_nearest_known() -> None:
+    with pytest.raises(RequestError, match="unknown survey 'kdis'; expected 'kids'"):
+        survey.load("kdis")
+
+
+def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
+    shipped = (resources.files("lensfinder") / "surveys" / "kids.toml").read_text()
+    bad = shipped.replace("pixel_scale_arcsec = 0.2", "pixel_scale_arcsec = -1\ncolour = 1")
+    bad = bad.replace("(?P<tile>", "(?P<tlie>").replace("value = 0.0", "")
+    (tmp_path / "own.toml").write_text(bad)
+    with pytest.raises(RequestError) as caught:
+        survey.load(str(tmp_path / "own.toml"))
+    for part in ("pixel_scale_arcsec", "colour", "needs the groups", "either value or card"):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"name = ", None])
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "own.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(RequestError, match=r"own\.toml"):
+        survey.load(str(path))
+
+
+def test_kinds_and_their_group_go_together(tmp_path: Path) -> None:
+    shipped = (resources.files("lensfinder") / "surveys" / "kids.toml").read_text()
+    (tmp_path / "own.toml").write_text(shipped.replace('kinds = { sci = "image"', "kinds = {} #"))
+    with pytest.raises(RequestError, match="go together"):
+        survey.load(str(tmp_path / "own.toml"))
+
+
+def test_bands_are_those_asked_for_or_the_default_ones() -> None:
+    kids = survey.load("kids")
+    assert kids.choose_bands(()) == ("g", "r", "i")
+    assert kids.choose_bands(("i", "g")) == ("i", "g")
+    assert kids.reference_of(("g", "r", "i")) == "r"
+    assert kids.reference_of(("g", "i")) == "i"
+    for asked in (("y",), ("g", "g")):
+        with pytest.raises(RequestError):
+            kids.choose_bands(asked)
