@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
 _NO_WORKERS_TIMEOUT_S = 300
+_MALLOC_KEEP_BYTES = 256 * 2**20
 
 _threads = 0
 
@@ -141,6 +142,12 @@ class Engine:
                     {
                         "distributed.scheduler.no-workers-timeout": f"{_NO_WORKERS_TIMEOUT_S}s",
                         "distributed.worker.multiprocessing-method": "spawn",
+                        # The nanny's default of 64 kB makes torch return its buffers to the
+                        # system and fault them in again: mocks took three times as long.
+                        "distributed.nanny.pre-spawn-environ": {
+                            "MALLOC_TRIM_THRESHOLD_": _MALLOC_KEEP_BYTES,
+                            "MALLOC_MMAP_THRESHOLD_": _MALLOC_KEEP_BYTES,
+                        },
                     }
                 )
             )

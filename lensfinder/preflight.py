@@ -15,7 +15,7 @@ from lensfinder import __version__, survey, tables, tiles
 from lensfinder.config import Config, load
 from lensfinder.errors import LensfinderError, UnitError
 
-_MOCK_SECONDS = 0.02  # a core's time for one mock of three bands, roughly
+_MOCK_SECONDS = 0.01  # a core's time for one mock of three bands, roughly
 
 
 def check_machine(folder: Path) -> dict[str, str]:
