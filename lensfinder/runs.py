@@ -574,7 +574,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 def need_space(path: Path, bytes_needed: int) -> None:
-    """Raise `DiskError` before writing what can't fit (h5py may crash on a full disk)."""
+    """Raise `DiskError` before writing what can't fit."""
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(path.parent).free

@@ -7,6 +7,7 @@ are contiguous and uncompressed, so that random stamps can be read through a mem
 from __future__ import annotations
 
 import errno
+import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -123,23 +124,26 @@ def write(
     """
     _check_contract(header, image_NCHW, mask_NCHW, catalog)
     need_space(path, image_NCHW.nbytes * 2 + mask_NCHW.nbytes + 1_000_000)
+    # HDF5 writes to memory and Python to the disk: on a full one, h5py crashes the interpreter.
+    content = io.BytesIO()
+    with h5py.File(content, "w", libver="v108") as file:
+        file.attrs["schema_version"] = schema.SCHEMA_VERSION
+        file.attrs["stage"] = header.stage
+        file.attrs["survey"] = header.survey
+        file.attrs["bands"] = list(header.bands)
+        file.attrs["pixel_scale_arcsec"] = header.pixel_scale_arcsec
+        file.attrs["stretched"] = header.stretched
+        # Attributes end at 64 kB; a list of inputs may not.
+        for name in ("ingredients", "provenance"):
+            file.create_dataset(name, data=json.dumps(getattr(header, name)), dtype=_TEXT)
+        file.create_dataset("image", data=image_NCHW).attrs["unit"] = "nJy"
+        file.create_dataset("mask", data=mask_NCHW)
+        if variance_NCHW is not None:
+            file.create_dataset("variance", data=variance_NCHW).attrs["unit"] = "nJy2"
+        _write_columns(file.create_group("catalog"), catalog)
+        _write_columns(file.create_group("ledger"), ledger or {})
     with commit(path, check=lambda temporary: _check_rows(temporary, len(image_NCHW))) as temporary:
-        with h5py.File(temporary, "w", libver="v108", locking=False) as file:
-            file.attrs["schema_version"] = schema.SCHEMA_VERSION
-            file.attrs["stage"] = header.stage
-            file.attrs["survey"] = header.survey
-            file.attrs["bands"] = list(header.bands)
-            file.attrs["pixel_scale_arcsec"] = header.pixel_scale_arcsec
-            file.attrs["stretched"] = header.stretched
-            # Attributes end at 64 kB; a list of inputs may not.
-            for name in ("ingredients", "provenance"):
-                file.create_dataset(name, data=json.dumps(getattr(header, name)), dtype=_TEXT)
-            file.create_dataset("image", data=image_NCHW).attrs["unit"] = "nJy"
-            file.create_dataset("mask", data=mask_NCHW)
-            if variance_NCHW is not None:
-                file.create_dataset("variance", data=variance_NCHW).attrs["unit"] = "nJy2"
-            _write_columns(file.create_group("catalog"), catalog)
-            _write_columns(file.create_group("ledger"), ledger or {})
+        temporary.write_bytes(content.getbuffer())
 
 
 def _check_contract(

@@ -1,0 +1,179 @@
+"""Laws of engines: how work is spread changes no product, and nothing listens to the outside."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from skies import sky_YX, tan_wcs, write_kids_tile
+
+from lensfinder import parallel, shards, tables
+from lensfinder.errors import DiskError, UnitError
+from lensfinder.runs import Failure, Receipt, Unit, read_index
+
+Command = Callable[..., Any]
+LOCALHOST = {"0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F"}
+LISTENING = "0A"
+
+
+def listening_of(process: int) -> set[str]:
+    """List the addresses, as the kernel writes them, on which a process and its children listen."""
+    tree, inodes = {process}, set()
+    parents = {}
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parents[int(status.parent.name)] = int(status.read_text().rpartition(")")[2].split()[1])
+        except (OSError, ValueError):
+            continue  # it has just ended
+    while more := {child for child, parent in parents.items() if parent in tree} - tree:
+        tree |= more
+    for member in tree:
+        try:
+            links = [os.readlink(link) for link in Path(f"/proc/{member}/fd").iterdir()]
+        except OSError:
+            continue
+        inodes |= {link[8:-1] for link in links if link.startswith("socket:[")}
+    found = set()
+    for table in ("tcp", "tcp6"):
+        try:
+            lines = Path(f"/proc/{process}/net/{table}").read_text().splitlines()[1:]
+        except OSError:
+            continue
+        for fields in map(str.split, lines):
+            if fields[3] == LISTENING and fields[9] in inodes:
+                found.add(fields[1])
+    return found
+
+
+@pytest.fixture(scope="module")
+def sky(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five tiles, one of them broken."""
+    folder = tmp_path_factory.mktemp("sky")
+    for number in range(5):
+        images = {
+            band: sky_YX((70, 70), [(20.0, 25.0), (45.0, 40.0)], 3 * number + seed)
+            for seed, band in enumerate("gri")
+        }
+        write_kids_tile(folder, f"{number + 10}_0", images, tan_wcs(number + 10.0, 0.0, (70, 70)))
+    os.truncate(folder / "KiDS_DR4.0_13_0_i_sci.fits", 9000)
+    return folder
+
+
+def products(folder: Path) -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    for entry in read_index(folder)["products"]:
+        with shards.read(folder / entry["product"]) as shard:
+            made[entry["product"]] = (
+                entry["fingerprint"],
+                shard.image[:].tobytes(),
+                shard.mask[:].tobytes(),
+                {name: values.tolist() for name, values in shard.ledger.items()},
+                shard.catalog["id"].tolist(),
+            )
+    return made
+
+
+def test_two_workers_make_what_one_process_makes_and_listen_to_nobody_else(
+    tmp_path: Path, sky: Path, command: Command
+) -> None:
+    arguments = ["cutout", str(sky), "--size", "21"]
+    assert command(*arguments, "-o", tmp_path / "serial", "--engine", "serial").code == 3
+
+    local = [*arguments, "-o", str(tmp_path / "local"), "--engine", "local", "--workers", "2"]
+    run = [sys.executable, "-m", "lensfinder", *local]
+    heard: set[str] = set()
+    with subprocess.Popen(
+        run, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        while True:
+            try:
+                out, err = process.communicate(timeout=0.1)
+                break
+            except subprocess.TimeoutExpired:
+                heard |= listening_of(process.pid)
+    assert process.returncode == 3, err
+    assert "4 ok" in out or "ok" in out
+    assert len(heard) >= 3, "a scheduler and two workers"
+    assert {address.partition(":")[0] for address in heard} <= LOCALHOST
+    assert products(tmp_path / "local") == products(tmp_path / "serial")
+    ledgers = [
+        tables.read_columns(tmp_path / name / "ledger.parquet") for name in ("local", "serial")
+    ]
+    assert ledgers[0].keys() == ledgers[1].keys()
+    assert all(np.array_equal(ledgers[0][name], ledgers[1][name]) for name in ledgers[0])
+
+
+def test_the_order_of_files_decides_nothing(tmp_path: Path, sky: Path, command: Command) -> None:
+    files = sorted(sky.iterdir(), reverse=True)
+    assert (
+        command("cutout", sky, "--size", 21, "-o", tmp_path / "a", "--engine", "serial").code == 3
+    )
+    assert (
+        command("cutout", *files, "--size", 21, "-o", tmp_path / "b", "--engine", "serial").code
+        == 3
+    )
+    assert products(tmp_path / "a") == products(tmp_path / "b")
+
+
+def unit(name: str) -> Unit:
+    return Unit("cutout", name, Path(name), {})
+
+
+def attempted(monkeypatch: pytest.MonkeyPatch, do: Callable[[Unit], Receipt]) -> Receipt | Failure:
+    monkeypatch.setattr("lensfinder.cutout.stage.do", do)
+    return parallel.attempt(unit("u"), 1)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "code"),
+    [
+        (UnitError("truncated", "a sentence"), "truncated", 3),
+        (MemoryError(), "memory", 3),
+        (ZeroDivisionError("oops"), "bug", 1),
+    ],
+)
+def test_what_one_unit_raises_becomes_its_failure(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str, code: int
+) -> None:
+    def do(_: Unit) -> Receipt:
+        raise error
+
+    failure = attempted(monkeypatch, do)
+    assert isinstance(failure, Failure)
+    assert (failure.reason, failure.exit_code) == (reason, code)
+    assert bool(failure.traceback) == (reason == "bug")
+
+
+def test_a_full_disk_stops_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    def do(_: Unit) -> Receipt:
+        raise DiskError("full")
+
+    with pytest.raises(DiskError):
+        attempted(monkeypatch, do)
+
+
+def test_a_receipt_that_does_not_add_up_is_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(AssertionError, match="does not add up"):
+        attempted(monkeypatch, lambda _: Receipt(planned=3, ok=1, rejected=1))
+
+
+def test_serial_units_come_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    began: list[str] = []
+
+    def do(one: Unit) -> Receipt:
+        began.append(one.name)
+        return Receipt(0, 0)
+
+    monkeypatch.setattr("lensfinder.cutout.stage.do", do)
+    units: Sequence[Unit] = [unit("a"), unit("b")]
+    with parallel.Engine("serial", 0) as engine:
+        results = engine.do(units)
+        assert next(results) == (units[0], Receipt(0, 0))
+        assert began == ["a"]
+        assert len(list(results)) == 1
