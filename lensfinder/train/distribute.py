@@ -37,7 +37,8 @@ from lensfinder.runs import Stop, listen
 
 # A rank that hangs is noticed after this long; one that dies, at once.
 _TIMEOUT = timedelta(minutes=5)
-_GRACE_S = 30.0
+_STOP_GRACE_S = 30.0
+_BLAME_GRACE_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -260,9 +261,9 @@ def _spawn(world: int, threads: int, folder: Path, work: Work, arguments: tuple[
 
 
 def _watch(processes: list[BaseProcess], errors: list[Connection], stop: Stop) -> None:
-    """Wait for all ranks; pass signals on; raise what the first failing one raised."""
+    """Wait for all ranks; pass signals on; raise what made the first one fail."""
     told = False
-    interrupted: Interrupted | None = None
+    pending: Exception | None = None  # raised once all ranks ended, or after a while
     give_up_at = float("inf")
     running = list(range(len(processes)))
     while running and time.monotonic() < give_up_at:
@@ -274,13 +275,16 @@ def _watch(processes: list[BaseProcess], errors: list[Connection], stop: Stop) -
         for rank in [r for r in running if not processes[r].is_alive()]:
             running.remove(rank)
             error = _error_of(rank, processes[rank], errors[rank])
-            if isinstance(error, Interrupted):
-                interrupted = error
-                give_up_at = min(give_up_at, time.monotonic() + _GRACE_S)
-            elif error is not None:
+            if isinstance(error, LensfinderError) and not isinstance(error, Interrupted):
                 raise error
-    if interrupted is not None:
-        raise interrupted
+            if error is not None and pending is None:
+                # Others stop at the same step; or they are the cause, and this one only lost
+                # its connection to them.
+                pending = error
+                patience_s = _STOP_GRACE_S if isinstance(error, Interrupted) else _BLAME_GRACE_S
+                give_up_at = time.monotonic() + patience_s
+    if pending is not None:
+        raise pending
 
 
 def _error_of(rank: int, process: BaseProcess, errors: Connection) -> Exception | None:

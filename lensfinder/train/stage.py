@@ -197,7 +197,7 @@ def finish(run: Run) -> Summary:
     history = [json.loads(line) for line in (run.folder / _METRICS).read_text().splitlines()]
     with commit(run.folder / _CURVE) as temporary, temporary.open("wb") as file:
         curve.draw(history, file)
-    States(_states_of(unit)).forget()
+    States(run.folder / _STATES).forget()
     provenance = checkpoint.read_header(unit.product)["provenance"]
     best, stamps = provenance["best"], provenance["stamps"]
     summary.lines = [

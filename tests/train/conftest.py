@@ -4,14 +4,25 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
-from lensfinder import shards
+from lensfinder import parallel, shards
 from lensfinder.config import Config, TrainConfig
 from lensfinder.runs import Execution, Run
 from lensfinder.shards import Header
 from lensfinder.train import stage
 
 SIZE = 25
+
+
+@pytest.fixture(autouse=True)
+def _one_thread(monkeypatch):
+    """Stamps this small gain nothing from a second thread, and lose much on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    monkeypatch.setattr(parallel, "cores", lambda: 1)
+    yield
+    torch.set_num_threads(before)
 
 
 def draw_stamps(n, seed, bands=2, size=SIZE):
