@@ -154,6 +154,33 @@ def test_the_same_pixels_come_out_of_every_kind_of_file(tmp_path: Path, kind: st
     np.testing.assert_allclose(flux, expected * 10 ** (31.4 / 2.5), rtol=1e-6)
 
 
+@pytest.mark.parametrize("share", [0.99, 0.9, 0.5, 0.01])
+@pytest.mark.parametrize("kind", ["plain", "gz", "fz"])
+def test_of_a_truncated_file_no_pixel_is_invented(tmp_path: Path, kind: str, share: float) -> None:
+    image = np.random.default_rng(2).normal(size=(150, 160)).astype(np.float32)
+    header = tan_wcs(shape_YX=image.shape).to_header()
+    path = tmp_path / "KiDS_DR4.0_1_2_r_sci.fits"
+    if kind == "fz":
+        path = path.with_suffix(".fits.fz")
+        fits.CompImageHDU(image, header).writeto(path)
+    else:
+        fits.PrimaryHDU(image, header).writeto(path)
+    if kind == "gz":
+        path.with_suffix(".fits.gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+        path = path.with_suffix(".fits.gz")
+    whole = open_one(tmp_path, ("r",))["flux"]
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    try:
+        flux = open_one(tmp_path, ("r",))["flux"]
+    except UnitError:
+        pass
+    else:
+        # Only the padding of the last block is gone.
+        assert share == 0.99
+        assert flux.tobytes() == whole.tobytes()
+
+
 def test_compressed_rows_may_be_asked_for_in_any_order(tmp_path: Path) -> None:
     image = np.arange(3000 * 12, dtype=np.int32).reshape(3000, 12)
     path = tmp_path / "KiDS_DR4.0_1_2_r_sci.fits.fz"
