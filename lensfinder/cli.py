@@ -14,7 +14,7 @@ import traceback
 import types
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
 
@@ -95,6 +95,8 @@ def _option_type(annotation: Any) -> type:
     if get_origin(annotation) in (Union, types.UnionType):
         annotation = next(a for a in get_args(annotation) if a is not type(None))
         return _option_type(annotation)
+    if get_origin(annotation) is Literal:
+        return type(get_args(annotation)[0])
     return annotation if annotation in (int, float, bool, Path) else str
 
 
