@@ -325,6 +325,44 @@ def status(
 
 
 @app.command()
+def grades(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="GRADES.csv...", help="One file for each grader.")
+    ],
+    output: Output,
+    lens_from: Annotated[
+        float, typer.Option(help="Mean grade from which an object is labelled a lens (A is 3).")
+    ] = 2.0,
+    not_lens_to: Annotated[
+        float, typer.Option(help="Mean grade up to which it is labelled none (X is 0).")
+    ] = 0.5,
+    json_: AsJson = False,
+) -> None:
+    """Merge the grades of several people, as exported from a report's page.
+
+    Example: lensfinder grades anna.csv ben.csv -o graded
+    """
+    from lensfinder.report.grades import write
+
+    merged = write(output, files, lens_from=lens_from, not_lens_to=not_lens_to)
+    if json_:
+        print(json.dumps(merged, indent=1))
+        return
+    for grader in merged["graders"]:
+        print(_printable(f"{grader['name']}: {grader['n']} grades"))
+    for pair in merged["cohen_kappa"]:
+        kappa = "not defined" if pair["kappa"] is None else f"{pair['kappa']:.2f}"
+        both = " and ".join(pair["graders"])
+        print(_printable(f"{both}: Cohen's kappa {kappa} ({pair['n']} objects)"))
+    if merged["fleiss_kappa"] is not None:
+        print(f"all: Fleiss' kappa {merged['fleiss_kappa']:.2f} ({merged['n_by_all']} objects)")
+    print(
+        f"{merged['n']} objects: {merged['n_lenses']} lenses, {merged['n_negatives']} negatives, "
+        f"{merged['n_unknown']} unknown; see {output / 'grades.csv'}"
+    )
+
+
+@app.command()
 def surveys(json_: AsJson = False) -> None:
     """List the surveys lensfinder knows.
 

@@ -100,6 +100,11 @@ SCORE_COLUMNS = (
     Column("outcome", "str", "", "ok, flagged or rejected"),
     Column("reason", "str", "", "why an object was flagged or rejected"),
     Column("model_id", "str", "", "sha256 of the model that scored it"),
+    # Trivial numbers of the stamp, by which `report` looks for shortcuts and drift.
+    Column("stamp_flux_<band>_njy", "float32", "nJy", "sum of the good pixels above the sky"),
+    Column("stamp_noise_<band>_njy", "float32", "nJy", "robust sigma of the stamp's frame"),
+    Column("stamp_offset_pix", "float32", "pix", "flux centroid from the centre, all bands"),
+    Column("stamp_masked_fraction", "float32", "", "share of masked pixels, all bands"),
 )
 
 LEDGER_COLUMNS = (

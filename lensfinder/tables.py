@@ -29,6 +29,8 @@ _USUAL_NAMES = {
     "ra": ("ra", "radeg", "raj2000", "alphaj2000", "raicrs", "rightascension", "alpha"),
     "dec": ("dec", "decdeg", "decj2000", "dej2000", "deltaj2000", "deicrs", "declination", "delta"),
 }
+# By these TOPCAT and Aladin know positions without being asked (IVOA UCD1+).
+_UCDS = {"id": "meta.id;meta.main", "ra": "pos.eq.ra;meta.main", "dec": "pos.eq.dec;meta.main"}
 _MAGNITUDE = re.compile(r"(?:mag|mag_?auto|mag_?gaap|model_?mag)[_-]?([a-z]|vis)", re.IGNORECASE)
 
 
@@ -69,6 +71,39 @@ def read_catalog(path: Path, columns: Mapping[str, str] | None = None) -> Column
             catalog[name] = _numbers(path, raw, column).astype(np.float32)
     _check_rows(path, catalog)
     return catalog
+
+
+def read_positions(path: Path, extras: Mapping[str, Sequence[str]]) -> Columns:
+    """Read a published list of positions, whose names may be long and stand there twice.
+
+    Parameters
+    ----------
+    path : Path
+        As for `read_catalog`.
+    extras : mapping of name to sequence of str
+        Text columns wanted beside, each under any of these names.
+
+    Returns
+    -------
+    dict
+        ``id`` (text, empty where the file names none), ``ra``, ``dec`` (deg), and those of
+        `extras` that are there.
+
+    Raises
+    ------
+    RequestError
+        If the file can't be read, has no positions, or a position is none.
+    """
+    raw = _read_any(path, None)
+    found = {name: _numbers(path, raw, _find(path, raw, name, {})) for name in ("ra", "dec")}
+    _check_positions(path, found["ra"], found["dec"])
+    keys = {_key(column): column for column in reversed(list(raw))}
+    for name, usual in {"id": _USUAL_NAMES["id"], **extras}.items():
+        column = next((keys[key] for key in usual if key in keys), None)
+        if column is not None:
+            found[name] = np.array([_text(value) for value in raw[column]], dtype=object)
+    found.setdefault("id", np.full(len(found["ra"]), "", dtype=object))
+    return found
 
 
 def _read_any(path: Path, id_column: str | None) -> dict[str, NDArray[Any]]:
@@ -178,26 +213,30 @@ def _numbers(path: Path, raw: Mapping[str, NDArray[Any]], column: str) -> NDArra
     return values
 
 
+def _refuse(path: Path, bad: NDArray[np.bool_], what: str, expected: str) -> None:
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        more = f" (and {int(bad.sum()) - 1} more rows)" if bad.sum() > 1 else ""
+        raise RequestError(f"{path}, row {row + 1}: {what}{more}", expected)
+
+
+def _check_positions(path: Path, ra: NDArray[np.float64], dec: NDArray[np.float64]) -> None:
+    _refuse(path, ~np.isfinite(ra) | (ra < 0) | (ra > 360), "RA is not within 0–360", "degrees")
+    _refuse(path, ~np.isfinite(dec) | (abs(dec) > 90), "Dec is not within ±90", "degrees")
+
+
 def _check_rows(path: Path, catalog: Columns) -> None:
-    ids, ra, dec = catalog["id"], catalog["ra"], catalog["dec"]
-
-    def refuse(bad: NDArray[np.bool_], what: str, expected: str) -> None:
-        if bad.any():
-            row = int(np.flatnonzero(bad)[0])
-            more = f" (and {int(bad.sum()) - 1} more rows)" if bad.sum() > 1 else ""
-            raise RequestError(f"{path}, row {row + 1}: {what.format(row)}{more}", expected)
-
-    refuse(~np.isfinite(ra) | (ra < 0) | (ra > 360), "RA is not within 0–360", "degrees")
-    refuse(~np.isfinite(dec) | (abs(dec) > 90), "Dec is not within ±90", "degrees")
+    ids = catalog["id"]
+    _check_positions(path, catalog["ra"], catalog["dec"])
     long = np.array([len(name.encode()) > schema.MAX_ID_BYTES for name in ids], dtype=bool)
-    refuse(long, "the id is too long", f"at most {schema.MAX_ID_BYTES} bytes")
+    _refuse(path, long, "the id is too long", f"at most {schema.MAX_ID_BYTES} bytes")
     unprintable = np.array([not name or not name.isprintable() for name in ids], dtype=bool)
-    refuse(unprintable, "the id is empty or holds control characters", "printable text")
+    _refuse(path, unprintable, "the id is empty or holds control characters", "printable text")
     _, first, counts = np.unique(ids.astype(str), return_index=True, return_counts=True)
     twice = np.ones(len(ids), dtype=bool)
     twice[first] = False
     if counts.max(initial=1) > 1:
-        refuse(twice, "the id stands there twice", "unique ids")
+        _refuse(path, twice, "the id stands there twice", "unique ids")
 
 
 def write_columns(
@@ -319,5 +358,7 @@ def write_astropy(path: Path, columns: Mapping[str, NDArray[Any]], format: str) 
         table[name] = values.astype(str) if text else values
         if schema.unit_of(name):
             table[name].unit = schema.unit_of(name)
+        if format == "votable" and name in _UCDS:
+            table[name].info.meta = {"ucd": _UCDS[name]}
     with commit(path) as temporary:
         table.write(temporary, format=format)

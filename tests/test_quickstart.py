@@ -20,7 +20,7 @@ def finished(request: pytest.FixtureRequest) -> Path:
 
 def test_mocks_are_told_apart(finished: Path) -> None:
     report = json.loads((finished / "report" / "report.json").read_text())
-    assert report["auroc"]["value"] >= 0.95
+    assert report["metrics"]["auroc"]["value"] >= 0.95
 
 
 def test_planted_lenses_are_found_among_few_candidates(finished: Path, root: Path) -> None:

@@ -34,7 +34,7 @@ from lensfinder.runs import (
 from lensfinder.survey import Survey
 from lensfinder.tiles import TileFiles
 
-_VERSION = 1
+_VERSION = 2
 CANDIDATES = "candidates.h5"
 
 
@@ -176,6 +176,7 @@ def do(unit: Unit) -> Receipt:
 
     from lensfinder import parallel
     from lensfinder.infer.score import score
+    from lensfinder.infer.statistics import stamp_statistics
 
     task = unit.task
     torch.set_num_threads(parallel.threads())
@@ -195,10 +196,19 @@ def do(unit: Unit) -> Receipt:
         np.int32
     )
     columns["model_id"] = np.full(len(logit), task["model_id"], dtype=object)
+    columns |= stamp_statistics(image, mask, model.spec.bands)
     tables.write_columns(
         unit.product,
         columns,
-        {"ingredients": unit.ingredients, "provenance": task["provenance"]},
+        {
+            "ingredients": unit.ingredients,
+            "provenance": task["provenance"],
+            # What turns a logit into a probability where lenses are rarer.
+            "calibration": {
+                "temperature": model.temperature,
+                "training_prevalence": model.training_prevalence,
+            },
+        },
     )
     return _count(columns["outcome"])
 

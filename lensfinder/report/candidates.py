@@ -126,9 +126,17 @@ def printable(text: str) -> str:
 
 
 def safe_cell(text: str) -> str:
-    """Text that a spreadsheet takes for text: printable, and quoted where it begins a formula."""
+    """Text that a spreadsheet takes for text: printable, and quoted where it begins a formula.
+
+    What begins with a quote is quoted, too, so that :func:`from_cell` finds the text again.
+    """
     clean = printable(text)
-    return f"'{clean}" if clean.lstrip().startswith(_FORMULA_START) else clean
+    return f"'{clean}" if clean.lstrip().startswith((*_FORMULA_START, "'")) else clean
+
+
+def from_cell(cell: str) -> str:
+    """Text that :func:`safe_cell` made a cell of."""
+    return cell.removeprefix("'")
 
 
 def ds9_regions(
@@ -194,8 +202,8 @@ def rows(
     -------
     list of dict
         ``rank`` (from 1), ``name`` (empty without a position), ``id``, ``ra``, ``dec``, ``tile``,
-        ``x``, ``y``, ``mags`` (by band), ``logit``, ``score``, ``flags``, ``above`` (the
-        threshold), and ``stamp_arcsec`` and ``known``, which are None.
+        ``x``, ``y``, ``mags`` (by band), ``logit``, ``score``, ``probability`` (NaN), ``flags``,
+        ``above`` (the threshold), and ``stamp_arcsec`` and ``known``, which are None.
     """
     bands = [name.removeprefix("mag_") for name in columns if name.startswith("mag_")]
     listed = []
@@ -217,6 +225,7 @@ def rows(
                 "mags": {band: float(columns[f"mag_{band}"][i]) for band in bands},
                 "logit": logit,
                 "score": float(columns["score"][i]),
+                "probability": math.nan,
                 "flags": flag_names(int(columns["flags"][i])),
                 "above": threshold is not None and logit > threshold,
                 "stamp_arcsec": None,
@@ -232,7 +241,7 @@ def table(listed: Sequence[Mapping[str, Any]], bands: Sequence[str]) -> dict[str
     columns: dict[str, NDArray[Any]] = {
         "rank": np.array([row["rank"] for row in listed], dtype=np.int32)
     }
-    for key in ("name", "id", "ra", "dec", "tile", "x", "y", "logit", "score"):
+    for key in ("name", "id", "ra", "dec", "tile", "x", "y", "logit", "score", "probability"):
         columns[key] = np.array(
             [row[key] for row in listed], dtype=object if key in text else np.float64
         )

@@ -6,17 +6,23 @@ Figure objects are used without pyplot: no global state, no display.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import cycle
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
+from lensfinder.report.bootstrap import RocDraws
+from lensfinder.report.calibration import Reliability
+from lensfinder.report.candidates import printable
 from lensfinder.report.completeness import CompletenessMap
 from lensfinder.report.metrics import RocCurve
 
@@ -45,6 +51,8 @@ def roc_figure(
     n_negatives: int,
     operating: tuple[float, float] | None,
     palette: Palette = LIGHT,
+    band: RocDraws | None = None,
+    kinds: Mapping[str, RocCurve] | None = None,
 ) -> bytes:
     """ROC over a logarithmic FPR; the region that the negatives cannot support is shaded.
 
@@ -58,6 +66,10 @@ def roc_figure(
         The operating point.
     palette : Palette
         Colours.
+    band : RocDraws, optional
+        Bootstrap, drawn as a band of 95 %.
+    kinds : mapping of kind to RocCurve, optional
+        All lenses against each kind of negative, none refused.
 
     Returns
     -------
@@ -73,9 +85,16 @@ def roc_figure(
         textcoords="offset points", rotation=90, ha="right", va="bottom", fontsize=8.5,
         color=palette.ink,
     )  # fmt: skip
+    if band is not None and len(band.auroc_D):
+        low_G, high_G = band.band(0.95)
+        axes.fill_between(band.fpr_G, low_G, high_G, color=palette.lens, alpha=0.22, linewidth=0,
+                          label="95 % band")  # fmt: skip
+    for by_kind, style in zip((kinds or {}).values(), _kind_styles(palette), strict=False):
+        axes.step(np.maximum(by_kind.fpr_M, lowest), by_kind.tpr_M, where="post", alpha=0.9,
+                  **style)  # fmt: skip
     # The first point of a ROC has FPR 0, which a logarithm has no place for.
     fpr_M = np.maximum(curve.fpr_M, lowest)
-    axes.step(fpr_M, curve.tpr_M, where="post", color=palette.lens, linewidth=2, label="network")
+    axes.step(fpr_M, curve.tpr_M, where="post", color=palette.lens, linewidth=2, label="all")
     chance = np.geomspace(lowest, 1.0, 200)
     axes.plot(chance, chance, ":", color=palette.sky, linewidth=1.4, label="chance")
     if operating is not None and operating[0] > 0:
@@ -84,12 +103,82 @@ def roc_figure(
     axes.set(xscale="log", xlim=(lowest, 1.0), ylim=(0.0, 1.02),
              xlabel="false positive rate (mock negatives)",
              ylabel="true positive rate (mock lenses)")  # fmt: skip
-    _legend(figure, palette)
+    _legend(figure, axes, palette)
+    _kind_key(axes, kinds, palette)
+    return _png(figure)
+
+
+def precision_figure(
+    recall_M: NDArray[np.floating],
+    tested_M: NDArray[np.floating],
+    at_prevalence_M: NDArray[np.floating],
+    prevalence: float,
+    palette: Palette = LIGHT,
+    kinds: Mapping[str, tuple[NDArray[np.floating], NDArray[np.floating]]] | None = None,
+) -> bytes:
+    """Precision over recall, at the test split's mix and at the sky's prevalence.
+
+    Parameters
+    ----------
+    recall_M, tested_M, at_prevalence_M : float arrays, shape (M,)
+        Recall, and precision at either mix.
+    prevalence : float
+        Of the sky.
+    palette : Palette
+        Colours.
+    kinds : mapping of kind to (recall, precision), optional
+        At the sky's prevalence, were this kind the only negatives.
+
+    Returns
+    -------
+    bytes
+        PNG.
+    """
+    figure, axes = _canvas(palette)
+    by_kind = (kinds or {}).values()
+    for (recall, precision), style in zip(by_kind, _kind_styles(palette), strict=False):
+        axes.plot(recall, precision, alpha=0.9, **style)
+    axes.plot(recall_M, tested_M, "--", color=palette.negative, linewidth=1.7,
+              label="as in the test split")  # fmt: skip
+    axes.plot(recall_M, at_prevalence_M, color=palette.lens, linewidth=2,
+              label=f"one lens in {1 / prevalence:,.0f}")  # fmt: skip
+    axes.axhline(prevalence, color=palette.sky, linestyle=":", linewidth=1.4, label="chance")
+    axes.set(yscale="log", xlim=(0.0, 1.0), ylim=(prevalence / 2, 1.3),
+             xlabel="recall (mock lenses above the threshold)",
+             ylabel="precision (lenses among them)")  # fmt: skip
+    _legend(figure, axes, palette)
+    _kind_key(axes, kinds, palette)
+    return _png(figure)
+
+
+def reliability_figure(bins: Reliability, palette: Palette = LIGHT) -> bytes:
+    """Fraction of lenses over mean score, on the diagonal where scores are probabilities.
+
+    Parameters
+    ----------
+    bins : Reliability
+        Not empty.
+    palette : Palette
+        Colours.
+
+    Returns
+    -------
+    bytes
+        PNG.
+    """
+    figure, axes = _canvas(palette)
+    axes.plot([0, 1], [0, 1], ":", color=palette.sky, linewidth=1.4, label="calibrated")
+    errors = np.abs(np.stack([bins.low_B, bins.high_B]) - bins.lenses_B)
+    axes.errorbar(bins.score_B, bins.lenses_B, errors, fmt="o", markersize=5, capsize=2,
+                  color=palette.lens, label="mocks, 95 %")  # fmt: skip
+    axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xlabel="mean score", ylabel="share of lenses")
+    _legend(figure, axes, palette)
     return _png(figure)
 
 
 def histogram_figure(
-    logits: Mapping[str, NDArray[np.floating]],
+    edges: NDArray[np.floating],
+    counts: Mapping[str, NDArray[np.integer]],
     threshold: float | None,
     palette: Palette = LIGHT,
 ) -> bytes:
@@ -97,8 +186,11 @@ def histogram_figure(
 
     Parameters
     ----------
-    logits : mapping of "lenses", "negatives", "sky" to float arrays
-        Finite logits; empty ones are left out, at least one is not empty.
+    edges : float array, shape (B + 1,)
+        Of the bins, in logits.
+    counts : mapping of str to int arrays, shape (B,)
+        Of ``lenses``, ``negatives`` and ``sky``, as far as there are any; any other name is a
+        kind of negative.
     threshold : float or None
         Operating threshold in logit.
     palette : Palette
@@ -115,30 +207,31 @@ def histogram_figure(
         "negatives": ("mock negatives", palette.negative, "-", True),
         "sky": ("sky", palette.ink, "--", False),
     }
-    shown = {name: values for name, values in logits.items() if len(values)}
-    low = min(float(values.min()) for values in shown.values())
-    high = max(float(values.max()) for values in shown.values())
-    pad = 0.5 if high == low else 0.0
-    edges = np.linspace(low - pad, high + pad, 49)
-    for name, values in shown.items():
+    kinds = {name: values for name, values in counts.items() if name not in styles}
+    for name, values in counts.items():
+        if name not in styles:
+            continue
         label, colour, line, filled = styles[name]
-        density, _ = np.histogram(values, edges, density=True)
+        density = values / (values.sum() * np.diff(edges))
         axes.stairs(density, edges, color=colour, linestyle=line, linewidth=1.7,
-                    label=f"{label} ({len(values):,})")  # fmt: skip
+                    label=f"{label} ({values.sum():,})")  # fmt: skip
         if filled:
             axes.stairs(density, edges, color=colour, alpha=0.18, fill=True)
+    for values, style in zip(kinds.values(), _kind_styles(palette), strict=False):
+        axes.stairs(values / (values.sum() * np.diff(edges)), edges, **style)
     if threshold is not None:
         axes.axvline(threshold, color=palette.ink, linewidth=1.2, linestyle=":")
         axes.annotate("threshold", (threshold, 1.0), (4, -4), textcoords="offset points",
                       xycoords=("data", "axes fraction"), rotation=90, va="top", ha="left",
                       fontsize=8.5, color=palette.ink)  # fmt: skip
     axes.set(yscale="log", xlabel="logit of the network", ylabel="density")
-    _legend(figure, palette)
+    _legend(figure, axes, palette)
+    _kind_key(axes, kinds, palette)
     return _png(figure)
 
 
 def completeness_figure(cells: CompletenessMap, palette: Palette = LIGHT) -> bytes:
-    """Completeness in cells of Einstein radius and source S/N, with counts in every cell.
+    """Completeness in cells of Einstein radius and another truth, with counts in every cell.
 
     Parameters
     ----------
@@ -154,6 +247,7 @@ def completeness_figure(cells: CompletenessMap, palette: Palette = LIGHT) -> byt
     """
     figure, axes = _canvas(palette)
     n_ST = cells.n_simulated_ST
+    # Of all that were simulated: selected and then recovered.
     completeness_ST = np.divide(
         cells.n_recovered_ST, n_ST, out=np.full(n_ST.shape, np.nan), where=n_ST > 0
     )
@@ -166,10 +260,10 @@ def completeness_figure(cells: CompletenessMap, palette: Palette = LIGHT) -> byt
         text = f"{cells.n_recovered_ST[row, column]}/{n}" if n else "none"
         axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=7.5,
                   color=colour)  # fmt: skip
-    columns, rows = cells.theta_e_edges_arcsec, cells.source_snr_edges
+    columns, rows = cells.theta_e_edges_arcsec, cells.edges
     axes.set_xticks(range(len(columns)), _edge_labels(columns))
     axes.set_yticks(range(len(rows)), _edge_labels(rows))
-    axes.set(xlabel="Einstein radius (arcsec)", ylabel="S/N of the lensed source")
+    axes.set(xlabel="Einstein radius (arcsec)", ylabel=_axis_name(cells.against))
     axes.grid(visible=False)
     # Above the plot, so that the cells have the width for their counts.
     percent = FuncFormatter(lambda value, _: f"{value:.0%}")
@@ -181,7 +275,38 @@ def completeness_figure(cells: CompletenessMap, palette: Palette = LIGHT) -> byt
 
 
 def _edge_labels(edges: NDArray[np.float64]) -> list[str]:
-    return ["∞" if np.isinf(edge) else f"{edge:g}" for edge in edges]
+    return [f"{edge:g}".replace("inf", "∞") for edge in edges]
+
+
+def _axis_name(column: str) -> str:
+    if column == "source_snr":
+        return "S/N of the lensed source"
+    return f"{column.rsplit('_', 1)[-1]} magnitude of the source"
+
+
+def _kind_styles(palette: Palette) -> Iterator[dict[str, Any]]:
+    """Thin lines that differ in dash as well as in colour; the ninth is like the first."""
+    dashes = [(0, ()), (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1))]
+    colours = (palette.negative, palette.sky, palette.ink, palette.lens)
+    return cycle(
+        {"color": colour, "linestyle": dash, "linewidth": 0.9}
+        for dash in dashes
+        for colour in colours[:2]
+    )
+
+
+def _kind_key(axes: Axes, kinds: Mapping[str, Any] | None, palette: Palette) -> None:
+    """Name the thin lines inside the plot, in the order they were drawn."""
+    if not kinds:
+        return
+    lines = [
+        # A dollar would begin a formula.
+        Line2D([], [], label=printable(kind)[:18].replace("$", r"\$") or "unnamed", **style)
+        for kind, style in zip(kinds, _kind_styles(palette), strict=False)
+    ]
+    key = axes.legend(handles=lines, loc="best", fontsize=6.5, handlelength=1.8, labelspacing=0.25,
+                      labelcolor=palette.ink, framealpha=0.85, borderpad=0.3)  # fmt: skip
+    key.get_frame().set(facecolor=palette.paper, edgecolor=palette.faint)
 
 
 def _canvas(palette: Palette) -> tuple[Figure, Axes]:
@@ -199,9 +324,10 @@ def _canvas(palette: Palette) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _legend(figure: Figure, palette: Palette) -> None:
+def _legend(figure: Figure, axes: Axes, palette: Palette) -> None:
     """Above the plot, where it covers no data."""
-    figure.legend(loc="outside upper left", ncols=3, fontsize=8, frameon=False,
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper left", ncols=3, fontsize=8, frameon=False,
                   labelcolor=palette.ink, handlelength=1.4, columnspacing=1.0)  # fmt: skip
 
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from lensfinder.report import figures
-from lensfinder.report.document import area, percent
-from lensfinder.report.measure import Columns, Measured
+from lensfinder.report import figures, metrics
+from lensfinder.report.measure import Measured
 from lensfinder.report.page import Illustration
+from lensfinder.report.words import area, percent
+
+# Lines of more kinds than this could not be told apart.
+_MOST_KINDS = 8
 
 
 def illustrations(
-    measured: Measured, used: Columns, sky_logit_N: NDArray[np.floating] | None
+    measured: Measured, content: Mapping[str, Any], histograms: Mapping[str, Any]
 ) -> list[Illustration]:
     """Draw what there is something to draw of.
 
@@ -22,70 +26,116 @@ def illustrations(
     ----------
     measured : Measured
         About the mocks.
-    used : mapping of str to arrays
-        The test objects behind it, with ``logit`` and ``label``.
-    sky_logit_N : float array, shape (N,), or None
-        Logits of the sky; what is not finite is left out.
+    content : mapping
+        Of ``report.json``, for the numbers in captions.
+    histograms : mapping
+        Of :func:`lensfinder.report.metrics.histograms`; may be empty.
 
     Returns
     -------
     list of Illustration
-        ROC, histogram and completeness, as far as there are objects for each.
+        ROC, precision, reliability, histogram and completeness, as far as there are objects.
     """
-    cut = measured.operating_logit
-    point = None if measured.operating is None else measured.points[measured.operating]
-    drawn = []
+    drawn: list[Illustration] = []
     if measured.roc.reason is None:
-        at = None
-        if point is not None and point.fpr.value is not None and point.tpr.value is not None:
-            at = (point.fpr.value, point.tpr.value)
+        drawn += _rankings(measured, content["settings"]["prevalence"])
+    if len(measured.reliability.n_B) and measured.calibration_error.value is not None:
+        error = percent(measured.calibration_error.value)
         drawn.append(
             _both(
-                "roc",
-                "Completeness against false positives",
-                "ROC of the mocks’ test split. In the shaded region fewer than three negatives "
-                "would pass: nothing there is bounded.",
-                "ROC curve with a logarithmic false positive axis; "
-                f"AUROC {area(measured.auroc.value or 0.0)}"
-                + ("" if at is None else f"; operating point: {percent(at[1])} of lenses at a "
-                   f"false positive rate of {percent(at[0])}"),
-                lambda palette: figures.roc_figure(measured.roc, measured.n_negatives, at, palette),
-            )
-        )  # fmt: skip
-    sky = np.empty(0) if sky_logit_N is None else sky_logit_N[np.isfinite(sky_logit_N)]
-    logits = {
-        "lenses": used["logit"][used["label"] == 1],
-        "negatives": used["logit"][used["label"] == 0],
-        "sky": sky,
-    }
-    if any(len(values) for values in logits.values()):
-        medians = ", ".join(
-            f"{name} {np.median(values):.1f}" for name, values in logits.items() if len(values)
-        )
-        drawn.append(
-            _both(
-                "scores",
-                "Scores of lenses, negatives and sky",
-                "Each distribution has unit area. Where the sky reaches further to the right than "
-                "the mock negatives, the sky holds lenses or impostors that the mocks lack.",
-                f"Histograms of the logit; medians: {medians}",
-                lambda palette: figures.histogram_figure(logits, cut, palette),
+                "reliability",
+                "Are scores probabilities?",
+                f"Share of lenses among mocks of like score; the mean distance from the diagonal "
+                f"(ECE) is {error}. Scores are calibrated at the training set's share of lenses; "
+                "the candidates' probabilities are for the sky's.",
+                f"Reliability diagram of {len(measured.reliability.n_B)} bins; calibration error "
+                f"{error}",
+                lambda palette: figures.reliability_figure(measured.reliability, palette),
             )
         )
-    cells = measured.completeness
-    if cells is not None and cells.n_simulated_ST.sum():
-        n, k = int(cells.n_simulated_ST.sum()), int(cells.n_recovered_ST.sum())
-        drawn.append(
-            _both(
-                "completeness",
-                "Which lenses are recovered",
-                "Mock lenses above the operating threshold, of all in each cell, after Lanusse et "
-                "al. (2018), figure 7.",
-                f"Grid of Einstein radius and source S/N with counts; {k} of {n} lenses recovered",
-                lambda palette: figures.completeness_figure(cells, palette),
-            )
-        )
+    if histograms:
+        drawn.append(_scores(measured, histograms))
+    drawn += _completeness(measured)
     return drawn
+
+
+def _rankings(measured: Measured, prevalence: float) -> Iterator[Illustration]:
+    point = None if measured.operating is None else measured.points[measured.operating]
+    at = None
+    if point is not None and point.fpr.value is not None and point.tpr.value is not None:
+        at = (point.fpr.value, point.tpr.value)
+    kinds = {kind.kind: kind.roc for kind in measured.kinds[:_MOST_KINDS]}
+    if len(kinds) < 2:
+        kinds = {}
+    yield _both(
+        "roc",
+        "Completeness against false positives",
+        "ROC of the mocks’ test split, with a bootstrap band that redraws whole hosts, and of all "
+        "lenses against each kind of negative. In the shaded region fewer than three negatives "
+        "would pass: nothing there is bounded.",
+        f"ROC curve with a logarithmic false positive axis; AUROC {area(measured.auroc.value or 0)}"
+        + (
+            ""
+            if at is None
+            else f"; operating point: {percent(at[1])} of lenses at a false positive rate of "
+            f"{percent(at[0])}"
+        ),
+        lambda palette: figures.roc_figure(
+            measured.roc, measured.n_negatives, at, palette, measured.band, kinds
+        ),
+    )
+    mix = measured.n_lenses / (measured.n_lenses + measured.n_negatives)
+    recall_M, tested_M = metrics.precision(measured.roc, mix)
+    _, rare_M = metrics.precision(measured.roc, prevalence)
+    by_kind = {kind: metrics.precision(curve, prevalence) for kind, curve in kinds.items()}
+    best = area(measured.average_precision.value or 0.0)
+    yield _both(
+        "precision",
+        "Precision against recall",
+        f"Average precision at the test split’s mix of classes: {best}. At the sky’s prevalence "
+        "the same ranking is far less pure; thin lines are for each kind as the only negatives.",
+        f"Precision over recall at two prevalences; average precision {best} in the test split",
+        lambda palette: figures.precision_figure(
+            recall_M, tested_M, rare_M, prevalence, palette, by_kind
+        ),
+    )
+
+
+def _scores(measured: Measured, histograms: Mapping[str, Any]) -> Illustration:
+    edges, counts = histograms["edges"], dict(histograms["counts"])
+    wide = ("lenses", "negatives", "sky")
+    kinds = [name for name in counts if name not in wide]
+    if len(kinds) > _MOST_KINDS or len(kinds) < 2:
+        counts = {name: values for name, values in counts.items() if name in wide}
+    peaks = ", ".join(
+        f"{name} near {edges[int(np.argmax(counts[name]))]:.1f}" for name in wide if name in counts
+    )
+    return _both(
+        "scores",
+        "Scores of lenses, negatives and sky",
+        "Each distribution has unit area. Where the sky reaches further to the right than "
+        "the mock negatives, the sky holds lenses or impostors that the mocks lack.",
+        f"Histograms of the logit; most frequent: {peaks}",
+        lambda palette: figures.histogram_figure(edges, counts, measured.operating_logit, palette),
+    )
+
+
+def _completeness(measured: Measured) -> Iterator[Illustration]:
+    for cells in measured.completeness.maps:
+        n, k = int(cells.n_simulated_ST.sum()), int(cells.n_recovered_ST.sum())
+        if n == 0:
+            continue
+        by_snr = cells.against == "source_snr"
+        what = "source S/N" if by_snr else "source magnitude"
+        yield _both(
+            "completeness" if by_snr else "completeness-magnitude",
+            f"Which lenses are recovered, by {what}",
+            "Mock lenses above the threshold for a false positive rate of 1 %, of all that were "
+            "simulated in each cell, after Lanusse et al. (2018), figure 7. Targets make up "
+            f"{percent(measured.completeness.selected.value)} of the simulated lenses.",
+            f"Grid of Einstein radius and {what} with counts; {k} of {n} lenses recovered",
+            partial(figures.completeness_figure, cells),
+        )
 
 
 def _both(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from lensfinder import runs, shards, tables
 from lensfinder.errors import MismatchError, RequestError
+from lensfinder.report.calibration import Calibration
 from lensfinder.report.measure import leaking_ids
 
 CANDIDATE_STAMPS = "candidates.h5"
@@ -40,6 +41,25 @@ def score_files(given: Path) -> list[Path]:
             "the folder that `lensfinder infer` wrote, or a Parquet file of scores",
         )
     return files
+
+
+def model_file(given: Path) -> Path:
+    """Model file that was given, or that of a folder ``train`` finished.
+
+    Raises
+    ------
+    RequestError
+        Where there is none.
+    """
+    path = given
+    if given.is_dir():
+        models = [p for p in runs.products_of(given, "train") if p.suffix == ".safetensors"]
+        path = models[0] if models else given / "model.safetensors"
+    if not path.is_file():
+        raise RequestError(
+            f"no such model: {path}", "a model file, or the folder that `lensfinder train` wrote"
+        )
+    return path
 
 
 def candidate_stamps(given: Path) -> Path | None:
@@ -103,6 +123,37 @@ def read_scores(paths: Sequence[Path], role: str) -> dict[str, NDArray[Any]]:
     return columns
 
 
+def calibration_of(paths: Sequence[Path]) -> Calibration | None:
+    """Read the model's calibration, which ``infer`` writes beside the scores; None without it."""
+    stored = (tables.read_metadata(paths[0]) or {}).get("calibration")
+    if stored is None or not 0.0 < stored["training_prevalence"] < 1.0:
+        return None
+    return Calibration(**stored)
+
+
+def read_known(path: Path) -> dict[str, NDArray[Any]]:
+    """Read published lenses: ``id``, ``ra``, ``dec``, and ``grade`` and ``type`` where given.
+
+    Lists put together from many papers repeat names and have long ones; positions alone must be
+    right here.
+
+    Raises
+    ------
+    RequestError
+        If the file can't be read or a position is none.
+    """
+    return tables.read_positions(path, {"grade": ("grade", "grading"), "type": ("type",)})
+
+
+def sky_fraction_of(columns: Mapping[str, NDArray[Any]]) -> dict[str, float]:
+    """Share of each kind of negative on the sky as the recipe gave it to its mocks, or nothing."""
+    if "sky_fraction" not in columns:
+        return {}
+    kinds, first = np.unique(columns["kind"], return_index=True)
+    shares = columns["sky_fraction"][first].astype(np.float64)
+    return {str(k): float(f) for k, f in zip(kinds, shares, strict=True) if np.isfinite(f)}
+
+
 def check_one_model(tables_by_role: Mapping[str, Mapping[str, NDArray[Any]]]) -> str:
     """Return the one model that gave all the scores.
 
@@ -126,14 +177,22 @@ def check_one_model(tables_by_role: Mapping[str, Mapping[str, NDArray[Any]]]) ->
     return next(iter(models), "")
 
 
-def check_no_leakage(mocks: Mapping[str, NDArray[Any]]) -> None:
+def check_no_leakage(mocks: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
     """Refuse scores whose training and test splits share a host or a source.
+
+    Returns
+    -------
+    dict
+        ``n_train`` and ``n_test`` objects, and how many hosts and sources of the test split were
+        looked for in the training split: with no training objects nothing could be found.
 
     Raises
     ------
     MismatchError
         With the ids.
     """
+    is_train, is_test = mocks["split"] == "train", mocks["split"] == "test"
+    found: dict[str, Any] = {"n_train": int(is_train.sum()), "n_test": int(is_test.sum())}
     for name, what in (("host_id", "host galaxies"), ("source_id", "sources")):
         shared = leaking_ids(mocks, name)
         if len(shared):
@@ -143,6 +202,9 @@ def check_no_leakage(mocks: Mapping[str, NDArray[Any]]) -> None:
                 "splits that share none (leakage makes every figure too good)",
                 "Simulate the mocks again; `lensfinder simulate` splits hosts and sources first.",
             )
+        ids = np.unique(mocks[name][is_test])
+        found[f"n_{name.removesuffix('_id')}s"] = int(np.sum(ids != ""))
+    return found
 
 
 def read_stamps(

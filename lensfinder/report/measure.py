@@ -1,4 +1,4 @@
-"""Scores to numbers: which objects count, and every number that the report states."""
+"""Scores of mocks to numbers: which objects count, and what they say of the network."""
 
 from __future__ import annotations
 
@@ -9,10 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lensfinder.report import completeness, metrics, thresholds
-from lensfinder.report.estimates import Estimate, fraction
+from lensfinder.report import audits, calibration, completeness, metrics, thresholds
+from lensfinder.report.bootstrap import RocDraws, roc_draws
+from lensfinder.report.estimates import Estimate
+from lensfinder.report.kinds import KindMeasured, WeightedRate, measure_kinds, weighted_rate
 
 Columns = Mapping[str, NDArray[Any]]
+
+_BAND_POINTS = 80
+_DRAWS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,64 +47,59 @@ class Measured:
         Objects of the test split behind all of it.
     left_out : LeftOut
         The others.
-    auroc, tpr0, tpr10, calibration_error : Estimate
+    auroc, average_precision, tpr0, tpr10, calibration_error : Estimate
         Figures of merit.
     points : list of ThresholdPoint
         One for each asked FPR.
     operating : int or None
         Index of the operating point: the strictest FPR that the negatives support.
-    kinds : list of KindRate
-        Each kind of negative above the operating threshold.
+    kinds : list of KindMeasured
+        Each kind of negative on its own.
+    weighted : WeightedRate
+        FPR at the operating threshold with the kinds in the sky's proportions.
     roc : RocCurve
-        For the figure.
-    completeness : CompletenessMap or None
-        At the operating threshold; None where there is none, or no truth.
+        For the figures.
+    band : RocDraws or None
+        Bootstrap of the ROC by host; None where there is no ROC.
+    reliability : Reliability
+        Of the calibrated scores.
+    completeness : Completeness
+        Of the mock lenses.
+    shortcut : Probe
+        What trivial numbers of the stamps tell of the label.
     """
 
     n_lenses: int
     n_negatives: int
     left_out: LeftOut
     auroc: Estimate
+    average_precision: Estimate
     tpr0: Estimate
     tpr10: Estimate
     calibration_error: Estimate
     points: list[thresholds.ThresholdPoint]
     operating: int | None
-    kinds: list[thresholds.KindRate]
+    kinds: list[KindMeasured]
+    weighted: WeightedRate
     roc: metrics.RocCurve
-    completeness: completeness.CompletenessMap | None
+    band: RocDraws | None
+    reliability: calibration.Reliability
+    completeness: completeness.Completeness
+    shortcut: audits.Probe
 
     @property
     def operating_logit(self) -> float | None:
         """The operating threshold, or None."""
         return None if self.operating is None else self.points[self.operating].logit
 
-
-@dataclass(frozen=True, slots=True)
-class SkyMeasured:
-    """What the unlabelled sky says about the thresholds.
-
-    Attributes
-    ----------
-    n_scored, n_not_scored : int
-        Sky objects with and without a logit.
-    n_seen_in_training, n_adapted : int
-        Scored ones that are kept out of the bounds below, though not out of the candidates.
-    above_operating : Estimate
-        Fraction above the operating threshold: an upper bound of the FPR there.
-    above_points : list of Estimate
-        The same for every asked FPR.
-    quantiles : list of Estimate
-        Logit that a fraction of the sky equal to each asked FPR exceeds.
-    """
-
-    n_scored: int
-    n_not_scored: int
-    n_seen_in_training: int
-    n_adapted: int
-    above_operating: Estimate
-    above_points: list[Estimate]
-    quantiles: list[Estimate]
+    @property
+    def operating_fpr(self) -> Estimate:
+        """FPR on mocks at the operating threshold, in the sky's proportions where known."""
+        if self.weighted.rate.value is not None:
+            return self.weighted.rate
+        if self.operating is None:
+            return Estimate(None, reason="there is no threshold")
+        return self.points[self.operating].fpr
 
 
 def select_test(
@@ -159,22 +159,25 @@ def measure_labelled(
     seed: int,
     seen_in_training_bit: int,
     adapted_bit: int,
+    sky_fraction: Mapping[str, float] | None = None,
 ) -> tuple[Measured, Columns]:
     """Every number about labelled scores, from their test split alone.
 
     Parameters
     ----------
     columns : mapping of str to arrays of shape (N,)
-        Those of :func:`select_test`, ``score``, ``kind``, ``host_id``; ``theta_e_arcsec`` and
-        ``source_snr`` where known.
+        Those of :func:`select_test`, ``score``, ``kind``, ``host_id``; truth, stamp statistics and
+        embeddings where known.
     fprs : sequence of float
         Rates asked for, each in (0, 1).
     prevalence : float
         Fraction of lenses among targets on the sky, in (0, 1).
     seed : int
-        Of the bootstrap.
+        Of the bootstrap and the audits.
     seen_in_training_bit, adapted_bit : int
         Bits of ``flags`` that keep an object out.
+    sky_fraction : mapping of kind to float, optional
+        Share of each kind of negative on the sky.
 
     Returns
     -------
@@ -191,68 +194,45 @@ def measure_labelled(
         thresholds.threshold_at_fpr(negative_logit_M, lens_logit_P, fpr, prevalence) for fpr in fprs
     ]
     operating = thresholds.strictest_supported(points)
-    cut = None if operating is None else points[operating].logit
-    cells = None
-    if cut is not None and {"theta_e_arcsec", "source_snr"} <= used.keys() and is_lens_N.any():
-        cells = completeness.completeness_map(
-            used["theta_e_arcsec"][is_lens_N], used["source_snr"][is_lens_N], lens_logit_P > cut
+    by_kind = measure_kinds(
+        logit_N, is_lens_N, used["kind"], used["host_id"],
+        threshold=None if operating is None else points[operating].logit,
+        prevalence=prevalence, seed=seed,
+    )  # fmt: skip
+    curve = metrics.roc(logit_N, is_lens_N)
+    draws = None
+    if curve.reason is None:
+        grid = np.geomspace(1.0 / len(negative_logit_M), 1.0, _BAND_POINTS)
+        draws = roc_draws(
+            logit_N, is_lens_N, seed=seed, host_id_N=used["host_id"], fpr_G=grid, n_bootstrap=_DRAWS
         )
+    completeness_point = thresholds.threshold_at_fpr(
+        negative_logit_M, lens_logit_P, completeness.FPR, prevalence
+    )
+    score_N = used["score"].astype(np.float64)
     measured = Measured(
         n_lenses=len(lens_logit_P),
         n_negatives=len(negative_logit_M),
         left_out=left_out,
-        auroc=metrics.auroc(logit_N, is_lens_N, seed=seed, host_id_N=used["host_id"]),
+        auroc=metrics.auroc(logit_N, is_lens_N, seed=seed, draws=draws),
+        average_precision=metrics.average_precision(logit_N, is_lens_N),
         tpr0=metrics.tpr_before(logit_N, is_lens_N, 1),
         tpr10=metrics.tpr_before(logit_N, is_lens_N, 10),
-        calibration_error=metrics.expected_calibration_error(
-            used["score"].astype(np.float64), is_lens_N
-        ),
+        calibration_error=metrics.expected_calibration_error(score_N, is_lens_N),
         points=points,
         operating=operating,
-        kinds=[]
-        if cut is None
-        else thresholds.rates_by_kind(used["kind"][~is_lens_N], negative_logit_M, cut),
-        roc=metrics.roc(logit_N, is_lens_N),
-        completeness=cells,
+        kinds=by_kind,
+        weighted=weighted_rate(by_kind, sky_fraction or {}),
+        roc=curve,
+        band=draws,
+        reliability=calibration.reliability(score_N, is_lens_N),
+        completeness=completeness.measure(
+            columns,
+            completeness.select_lenses(columns, seen_in_training_bit, adapted_bit),
+            completeness_point,
+        ),
+        shortcut=audits.probe(
+            used, audits.trivial_names(used), is_lens_N, used["host_id"], seed=seed
+        ),
     )
     return measured, used
-
-
-def measure_sky(
-    columns: Columns,
-    measured: Measured,
-    *,
-    seen_in_training_bit: int,
-    adapted_bit: int,
-) -> SkyMeasured:
-    """What the unlabelled sky says about thresholds that the mocks set.
-
-    Parameters
-    ----------
-    columns : mapping of str to arrays of shape (N,)
-        ``logit`` (NaN where not scored) and ``flags``.
-    measured : Measured
-        The mocks' thresholds.
-    seen_in_training_bit, adapted_bit : int
-        Bits of ``flags`` that keep an object out.
-    """
-    scored_N = np.isfinite(columns["logit"])
-    flags_S = columns["flags"][scored_N]
-    seen_S = (flags_S & seen_in_training_bit) != 0
-    adapted_S = ((flags_S & adapted_bit) != 0) & ~seen_S
-    logit_K = columns["logit"][scored_N][~seen_S & ~adapted_S].astype(np.float64)
-
-    def above(cut: float | None) -> Estimate:
-        if cut is None:
-            return Estimate(None, n=len(logit_K), reason="there is no threshold")
-        return fraction(int(np.sum(logit_K > cut)), len(logit_K), "sky objects")
-
-    return SkyMeasured(
-        n_scored=int(scored_N.sum()),
-        n_not_scored=int(np.sum(~scored_N)),
-        n_seen_in_training=int(seen_S.sum()),
-        n_adapted=int(adapted_S.sum()),
-        above_operating=above(measured.operating_logit),
-        above_points=[above(point.logit) for point in measured.points],
-        quantiles=[thresholds.sky_quantile(logit_K, point.fpr_asked) for point in measured.points],
-    )

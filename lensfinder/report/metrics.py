@@ -1,4 +1,4 @@
-"""Figures of merit of a ranking: ROC, AUROC, TPR0, TPR10, calibration error.
+"""Figures of merit of a ranking: ROC, AUROC, precision, TPR0, TPR10, calibration error.
 
 Everything is computed from the logit: a float32 sigmoid is 1.0 for every logit above 17 and
 would tie exactly the objects that matter.
@@ -6,12 +6,15 @@ would tie exactly the objects that matter.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score, roc_curve
+from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
+from lensfinder.report.bootstrap import RocDraws, roc_draws
 from lensfinder.report.estimates import CONFIDENCE, Estimate, fraction
 
 
@@ -87,9 +90,10 @@ def auroc(
     seed: int,
     host_id_N: NDArray[np.str_] | None = None,
     n_bootstrap: int = 300,
+    draws: RocDraws | None = None,
     confidence: float = CONFIDENCE,
 ) -> Estimate:
-    """Area under the ROC with a percentile bootstrap interval (Efron & Tibshirani 1993, ch. 13).
+    """Area under the ROC (scikit-learn) with a percentile bootstrap interval.
 
     Mocks on one host galaxy are not independent, so whole hosts are drawn where they are known.
 
@@ -105,6 +109,8 @@ def auroc(
         Host galaxy of each object; an object with an empty host is its own unit.
     n_bootstrap : int
         Number of draws.
+    draws : RocDraws, optional
+        Of these very objects, where they were drawn already.
     confidence : float
         Of the interval.
 
@@ -117,50 +123,64 @@ def auroc(
     if reason is not None:
         return Estimate(None, n=len(is_lens_N), reason=reason)
     value = float(roc_auc_score(is_lens_N, logit_N))
-
-    order = np.argsort(logit_N, kind="stable")
-    unit_N, n_units = _units(host_id_N, len(logit_N))
-    unit_N = unit_N[order]
-    lens_N = is_lens_N[order]
-    tie_starts = np.flatnonzero(np.r_[True, np.diff(logit_N[order]) > 0])
-    rng = np.random.default_rng(seed)
-    draws = np.full(n_bootstrap, np.nan)
-    for i in range(n_bootstrap):
-        times_drawn_U = np.bincount(rng.integers(0, n_units, n_units), minlength=n_units)
-        draws[i] = _weighted_auroc(times_drawn_U[unit_N], lens_N, tie_starts)
-    # A draw that holds one class only has no AUROC; it says nothing about the ranking.
-    draws = draws[np.isfinite(draws)]
-    if draws.size == 0 or draws.min() == draws.max():
+    if draws is None:
+        draws = roc_draws(
+            logit_N, is_lens_N, seed=seed, host_id_N=host_id_N, n_bootstrap=n_bootstrap
+        )
+    if draws.auroc_D.size == 0 or draws.auroc_D.min() == draws.auroc_D.max():
         return Estimate(
             value, n=len(logit_N), reason="the bootstrap draws are all alike: no interval"
         )
     tail = (1.0 - confidence) / 2.0
-    low, high = np.quantile(draws, [tail, 1.0 - tail])
+    low, high = np.quantile(draws.auroc_D, [tail, 1.0 - tail])
     return Estimate(value, float(low), float(high), len(logit_N))
 
 
-def _units(host_id_N: NDArray[np.str_] | None, n: int) -> tuple[NDArray[np.intp], int]:
-    """Index of the bootstrap unit of each object, and how many units there are."""
-    if host_id_N is None:
-        return np.arange(n), n
-    hosts, unit_N = np.unique(host_id_N, return_inverse=True)
-    alone = host_id_N == ""
-    unit_N = np.where(alone, len(hosts) + np.cumsum(alone), unit_N)
-    _, unit_N = np.unique(unit_N, return_inverse=True)
-    return unit_N, int(unit_N.max()) + 1
+def average_precision(logit_N: NDArray[np.floating], is_lens_N: NDArray[np.bool_]) -> Estimate:
+    """Mean precision over recall at the objects' own mix of classes (scikit-learn).
+
+    Parameters
+    ----------
+    logit_N : float array, shape (N,)
+        Finite logits.
+    is_lens_N : bool array, shape (N,)
+        True for a lens.
+
+    Returns
+    -------
+    Estimate
+        Without an interval; refused where only one class is there.
+    """
+    reason = missing_class(is_lens_N)
+    if reason is not None:
+        return Estimate(None, n=len(is_lens_N), reason=reason)
+    return Estimate(float(average_precision_score(is_lens_N, logit_N)), n=len(is_lens_N))
 
 
-def _weighted_auroc(
-    weight_N: NDArray[np.integer], lens_N: NDArray[np.bool_], tie_starts: NDArray[np.intp]
-) -> float:
-    """P(lens > negative) + P(tie) / 2 for objects sorted by logit with integer weights."""
-    lenses_G = np.add.reduceat(np.where(lens_N, weight_N, 0), tie_starts).astype(np.float64)
-    negatives_G = np.add.reduceat(np.where(lens_N, 0, weight_N), tie_starts).astype(np.float64)
-    pairs = lenses_G.sum() * negatives_G.sum()
-    if pairs == 0:
-        return float("nan")
-    below_G = np.cumsum(negatives_G) - negatives_G
-    return float(np.sum(lenses_G * (below_G + 0.5 * negatives_G)) / pairs)
+def precision(
+    curve: RocCurve, lenses_per_object: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Precision and recall along a ROC, where lenses are this share of the objects.
+
+    Precision needs the mix of classes: that of the test split says how the curve was measured,
+    the sky's prevalence what an inspector will meet.
+
+    Parameters
+    ----------
+    curve : RocCurve
+        Not refused.
+    lenses_per_object : float
+        Share of lenses, in (0, 1).
+
+    Returns
+    -------
+    recall_M, precision_M : float arrays
+        Without the first point of the ROC, which nothing passes.
+    """
+    recall_M, fpr_M = curve.tpr_M[1:], curve.fpr_M[1:]
+    lenses_M = lenses_per_object * recall_M
+    passing_M = lenses_M + (1.0 - lenses_per_object) * fpr_M
+    return recall_M, lenses_M / passing_M
 
 
 def tpr_before(
@@ -227,3 +247,30 @@ def expected_calibration_error(
     score_B = np.bincount(bin_N, weights=score_N, minlength=n_bins)
     lenses_B = np.bincount(bin_N, weights=is_lens_N, minlength=n_bins)
     return Estimate(float(np.abs(lenses_B - score_B).sum() / len(score_N)), n=len(score_N))
+
+
+def histograms(logits: Mapping[str, NDArray[np.floating]], n_bins: int = 48) -> dict[str, Any]:
+    """Counts of each set of logits in common equal bins.
+
+    Parameters
+    ----------
+    logits : mapping of str to float arrays
+        Finite logits, each set under its name; all may be empty.
+    n_bins : int
+        Number of bins from the lowest logit of all to the highest.
+
+    Returns
+    -------
+    dict
+        ``edges`` (n_bins + 1,), and ``counts``: (n_bins,) of every set that is not empty. Nothing
+        where all are empty.
+    """
+    shown = {name: values for name, values in logits.items() if len(values)}
+    if not shown:
+        return {}
+    low = min(float(values.min()) for values in shown.values())
+    high = max(float(values.max()) for values in shown.values())
+    pad = 0.5 if high == low else 0.0
+    edges = np.linspace(low - pad, high + pad, n_bins + 1)
+    counts = {name: np.histogram(values, edges)[0] for name, values in shown.items()}
+    return {"edges": edges, "counts": counts}

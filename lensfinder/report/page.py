@@ -10,7 +10,8 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from lensfinder.report import document
+from lensfinder.report import words
+from lensfinder.report.bandpixels import SOFTENING_SIGMA, CodedStamp, shown_bands
 from lensfinder.report.candidates import printable
 
 
@@ -37,7 +38,7 @@ class Illustration:
 def render(
     content: Mapping[str, Any],
     illustrations: Sequence[Illustration],
-    thumbnails: Sequence[bytes | None],
+    stamps: Sequence[CodedStamp | None],
 ) -> str:
     """Page as HTML text: no remote assets, no inline handlers, everything escaped.
 
@@ -50,8 +51,8 @@ def render(
         What :func:`lensfinder.report.document.build` made; every number comes from it.
     illustrations : sequence of Illustration
         In the order shown.
-    thumbnails : sequence of bytes or None
-        PNG of each candidate of ``content["candidates"]["rows"]``, None where there are no pixels.
+    stamps : sequence of CodedStamp or None
+        Of each candidate of ``content["candidates"]["rows"]``, None where there are no pixels.
 
     Returns
     -------
@@ -60,11 +61,11 @@ def render(
     Raises
     ------
     ValueError
-        Where candidates and thumbnails differ in number.
+        Where candidates and stamps differ in number.
     """
     rows = content["candidates"]["rows"] if content["candidates"] else []
-    if len(rows) != len(thumbnails):
-        raise ValueError(f"{len(rows)} candidates, {len(thumbnails)} thumbnails")
+    if len(rows) != len(stamps):
+        raise ValueError(f"{len(rows)} candidates, {len(stamps)} stamps")
     environment = Environment(
         loader=PackageLoader("lensfinder.report"),
         autoescape=True,
@@ -73,25 +74,58 @@ def render(
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "area": document.area,
-        "percent": document.percent,
-        "power": document.power,
-        "interval": document.interval,
+        "area": words.area,
+        "percent": words.percent,
+        "power": words.power,
+        "interval": words.interval,
+        "hours": words.hours,
         "printable": printable,
         "data_uri": _data_uri,
     }
     return environment.get_template("page.html.j2").render(
         report=content,
         illustrations=illustrations,
-        thumbnails=thumbnails,
-        # What sorting and filtering go by, in the order of the cards.
-        sort_keys=[
-            {key: row[key] for key in ("rank", "name", "id", "ra", "dec", "logit", "flags", "mags")}
-            for row in rows
-        ],
+        stamps=stamps,
+        page_data=_page_data(content, rows, stamps),
         style_hash=_csp_hash(environment.get_template("page.css").render()),
-        script_hash=_csp_hash(environment.get_template("page.js").render()),
+        script_hashes=[
+            _csp_hash(environment.get_template(name).render())
+            for name in ("stretch.js", "grades.js", "page.js")
+        ],
     )
+
+
+def _page_data(
+    content: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], stamps: Sequence[Any]
+) -> dict[str, Any]:
+    """What the script needs to sort, stretch and grade, in the order of the cards."""
+    listed = ("rank", "name", "id", "ra", "dec", "logit", "flags", "mags", "known")
+    bands = content["settings"]["stamp_bands"]
+    cards = [
+        {
+            **{key: row[key] for key in listed},
+            "stamp": stamp
+            and {
+                "low": round(stamp.low, 5),
+                "step": round(stamp.step, 7),
+                "white": float(f"{stamp.white_sigma:.4g}"),
+                "noise": [float(f"{sigma:.4g}") for sigma in stamp.noise_njy],
+            },
+        }
+        for row, stamp in zip(rows, stamps, strict=True)
+    ]
+    # Grades are kept under a name of their own for each list of candidates.
+    identity = hashlib.sha256(
+        repr([content["settings"]["model_id"], [row["id"] for row in rows]]).encode()
+    )
+    return {
+        "report": identity.hexdigest()[:16],
+        "model_id": content["settings"]["model_id"],
+        "bands": bands,
+        "channels": shown_bands(len(bands)) if bands else (),
+        "softening": SOFTENING_SIGMA,
+        "cards": cards,
+    }
 
 
 def _csp_hash(text: str) -> str:

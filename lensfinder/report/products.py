@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +12,22 @@ from numpy.typing import NDArray
 
 from lensfinder import runs, schema, tables
 from lensfinder.report import (
+    bandpixels,
+    calibration,
     candidates,
     document,
     illustrate,
     inputs,
+    known,
     measure,
+    metrics,
     page,
-    thumbnails,
 )
+from lensfinder.report import sky as unlabelled
 from lensfinder.runs import Receipt, Unit
 
 REPORT = "report.json"
 PAGE = "index.html"
-KNOWN_RADIUS_ARCSEC = 2.0
 # A page of more is no longer looked at; the tables hold all.
 _MOST_IN_GALLERY = 2000
 _BEST_BELOW_THRESHOLD = 20
@@ -50,38 +54,52 @@ def make(unit: Unit) -> Receipt:
         for role, paths in task["files"].items()
     }
     model_id = inputs.check_one_model(scores)
-    inputs.check_no_leakage(scores["mocks"])
+    leakage = inputs.check_no_leakage(scores["mocks"])
+    seed, prevalence = unit.ingredients["seed"], keys["prevalence"]
+    weights = keys["sky_fraction"] or inputs.sky_fraction_of(scores["mocks"])
     measured, used = measure.measure_labelled(
-        scores["mocks"], fprs=keys["fpr"], prevalence=keys["prevalence"],
-        seed=unit.ingredients["seed"], **_KEPT_OUT,
+        scores["mocks"], fprs=keys["fpr"], prevalence=prevalence, seed=seed,
+        sky_fraction=weights, **_KEPT_OUT,
     )  # fmt: skip
+    calibrated = inputs.calibration_of([Path(path) for path in task["files"]["mocks"]])
 
-    sky = listed = known = None
+    sky = listed = matched = None
     above: list[dict[str, Any]] = []
-    pictures: list[bytes | None] = []
+    stamps: list[bandpixels.CodedStamp | None] = []
     stamp_bands: Sequence[str] = ()
     if "sky" in scores:
-        sky = measure.measure_sky(scores["sky"], measured, **_KEPT_OUT)
+        sky = unlabelled.measure_sky(
+            scores["sky"], measured, used, prevalence=prevalence,
+            per_hour=keys["inspect_per_hour"], hours=keys["inspect_hours"],
+            area_deg2=keys["area_deg2"], seed=seed, **_KEPT_OUT,
+        )  # fmt: skip
         ranked_R = _ranked(scores["sky"])
         cut = measured.operating_logit
         if task["known"]:
-            known = _known(Path(task["known"]), scores["sky"], ranked_R, cut)
-        above, rows = _listed(scores["sky"], ranked_R, cut, keys["name_prefix"], known)
+            lenses = inputs.read_known(Path(task["known"]))
+            matched = known.cross_match(lenses, scores["sky"], ranked_R, cut)
+        above, rows = _listed(scores["sky"], ranked_R, cut, keys["name_prefix"], matched)
+        _add_probabilities(above if len(above) > len(rows) else rows, calibrated, prevalence)
+        stamps = [None] * len(rows)
         if task["stamps"]:
-            stamp_bands = _add_pictures(Path(task["stamps"]), rows, pictures)
-        else:
-            pictures = [None] * len(rows)
+            stamps, stamp_bands = _coded(Path(task["stamps"]), rows)
         listed = {"n_above": len(above), "rows": rows}
 
+    histograms = metrics.histograms(_logits(measured, used, scores.get("sky")))
     content = document.build(
         measured=measured,
         sky=sky,
+        leakage=leakage,
+        histograms=histograms,
         candidates=listed,
-        known=known,
+        known=matched,
         settings={
             "model_id": model_id,
-            "prevalence": keys["prevalence"],
+            "prevalence": prevalence,
             "name_prefix": keys["name_prefix"],
+            "inspect_per_hour": keys["inspect_per_hour"],
+            "sky_fraction": weights,
+            "calibration": calibrated and asdict(calibrated),
             "bands": _bands(scores.get("sky", {}), stamp_bands),
             "stamp_bands": list(stamp_bands),
         },
@@ -94,9 +112,9 @@ def make(unit: Unit) -> Receipt:
             ],
         },
     )
-    drawn = illustrate.illustrations(measured, used, scores.get("sky", {}).get("logit"))
+    drawn = illustrate.illustrations(measured, content, histograms)
 
-    written = [_write(folder / PAGE, page.render(content, drawn, pictures).encode())]
+    written = [_write(folder / PAGE, page.render(content, drawn, stamps).encode())]
     written += [_write(folder / "figures" / f"{f.name}.png", f.light_png) for f in drawn]
     if sky is not None:
         written += _write_tables(folder, candidates.table(above, content["settings"]["bands"]))
@@ -127,7 +145,7 @@ def _listed(
     ranked_R: NDArray[np.intp],
     cut: float | None,
     name_prefix: str,
-    known: Mapping[str, Any] | None,
+    matched: Mapping[str, Any] | None,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """All above the threshold, and those that the page shows."""
     n_above = 0 if cut is None else int(np.sum(sky["logit"][ranked_R] > cut))
@@ -135,61 +153,46 @@ def _listed(
         sky, ranked_R, threshold=cut, n_listed=n_above or _BEST_BELOW_THRESHOLD,
         name_prefix=name_prefix, flag_names=schema.flag_names,
     )  # fmt: skip
-    known_by_id = {row["object_id"]: row["id"] for row in known["rows"]} if known else {}
+    known_by_id = {row["object_id"]: row["id"] for row in matched["rows"]} if matched else {}
     for row in described:
         row["known"] = known_by_id.get(row["id"])
     return described[:n_above], described[:_MOST_IN_GALLERY]
 
 
-def _known(
-    path: Path, sky: Mapping[str, NDArray[Any]], ranked_R: NDArray[np.intp], cut: float | None
-) -> dict[str, Any]:
-    """Recall and rank of known lenses among the scored objects with a position."""
-    lenses = tables.read_catalog(path)
-    placed = np.isfinite(sky["ra"][ranked_R]) & np.isfinite(sky["dec"][ranked_R])
-    # In the order of rank, so that an index is a rank.
-    rank_P = np.flatnonzero(placed) + 1
-    objects_P = ranked_R[placed]
-    index_K, separation_arcsec_K = candidates.nearest_within(
-        lenses["ra"], lenses["dec"], sky["ra"][objects_P], sky["dec"][objects_P],
-        KNOWN_RADIUS_ARCSEC,
-    )  # fmt: skip
-    rows = []
-    for k, index in enumerate(index_K):
-        found = index >= 0
-        row = objects_P[index] if found else -1
-        logit = float(sky["logit"][row]) if found else None
-        rows.append(
-            {
-                "id": str(lenses["id"][k]),
-                "ra": float(lenses["ra"][k]),
-                "dec": float(lenses["dec"][k]),
-                "object_id": str(sky["id"][row]) if found else None,
-                "separation_arcsec": float(separation_arcsec_K[k]) if found else None,
-                "rank": int(rank_P[index]) if found else None,
-                "logit": logit,
-                "above": logit is not None and cut is not None and logit > cut,
-            }
-        )
-    rows.sort(key=lambda row: (row["rank"] is None, row["rank"] or 0, row["id"]))
-    return {
-        "radius_arcsec": KNOWN_RADIUS_ARCSEC,
-        "n": len(rows),
-        "n_targets": sum(row["rank"] is not None for row in rows),
-        "n_above": sum(row["above"] for row in rows),
-        "rows": rows,
-    }
+def _add_probabilities(
+    rows: list[dict[str, Any]], calibrated: calibration.Calibration | None, prevalence: float
+) -> None:
+    """Tell each row the probability of a lens at this prevalence, where the scores say how."""
+    if calibrated is None or not rows:
+        return
+    logit_N = np.array([row["logit"] for row in rows])
+    probability_N = calibration.probability_at(logit_N, calibrated, prevalence)
+    for row, probability in zip(rows, probability_N, strict=True):
+        row["probability"] = float(probability)
 
 
-def _add_pictures(
-    path: Path, rows: list[dict[str, Any]], pictures: list[bytes | None]
-) -> tuple[str, ...]:
-    """Thumbnails of the rows, appended to ``pictures``; each row learns its stamp's width."""
+def _coded(
+    path: Path, rows: list[dict[str, Any]]
+) -> tuple[list[bandpixels.CodedStamp | None], tuple[str, ...]]:
+    """Stamps of the rows for the page; each row learns its stamp's width."""
     stamps, width_arcsec, bands = inputs.read_stamps(path, [row["id"] for row in rows])
     for row, stamp in zip(rows, stamps, strict=True):
-        row["stamp_arcsec"] = width_arcsec
-        pictures.append(None if stamp is None else thumbnails.png(thumbnails.colour_image(stamp)))
-    return bands
+        row["stamp_arcsec"] = None if stamp is None else width_arcsec
+    return bandpixels.encode_all(stamps), bands
+
+
+def _logits(
+    measured: measure.Measured, used: measure.Columns, sky: Mapping[str, NDArray[Any]] | None
+) -> dict[str, NDArray[np.floating]]:
+    """Logits of lenses, negatives, the sky, and of each kind where there are several."""
+    is_lens_N = used["label"] == 1
+    logits = {"lenses": used["logit"][is_lens_N], "negatives": used["logit"][~is_lens_N]}
+    if sky is not None:
+        logits["sky"] = sky["logit"][np.isfinite(sky["logit"])]
+    if len(measured.kinds) > 1:
+        for kind in measured.kinds:
+            logits[f"kind: {kind.kind}"] = used["logit"][~is_lens_N & (used["kind"] == kind.kind)]
+    return logits
 
 
 def _bands(sky: Mapping[str, Any], stamp_bands: Sequence[str]) -> list[str]:
@@ -206,9 +209,10 @@ def _write(path: Path, content: bytes) -> Path:
 
 
 def _write_tables(folder: Path, table: Mapping[str, NDArray[Any]]) -> list[Path]:
-    """Candidates as Parquet, FITS, ECSV and DS9 regions; each in the text that it can carry."""
+    """Candidates as Parquet, FITS, VOTable, ECSV and DS9 regions, in text that each can carry."""
     text = [name for name, values in table.items() if values.dtype == object]
-    paths = [folder / f"candidates.{suffix}" for suffix in ("parquet", "fits", "ecsv", "reg")]
+    suffixes = ("parquet", "fits", "ecsv", "reg", "vot")
+    paths = [folder / f"candidates.{suffix}" for suffix in suffixes]
     tables.write_columns(paths[0], table)
     # FITS text is ASCII.
     ascii_only = {
@@ -223,6 +227,8 @@ def _write_tables(folder: Path, table: Mapping[str, NDArray[Any]]) -> list[Path]
         for name in text
     }
     tables.write_astropy(paths[2], {**table, **cells}, "ascii.ecsv")
+    # What TOPCAT and Aladin open without a question; XML escapes any text by itself.
+    tables.write_astropy(paths[4], table, "votable")
     placed = np.isfinite(table["ra"]) & np.isfinite(table["dec"])
     labels = [f"{rank} {name}" for rank, name in zip(table["rank"], table["id"], strict=True)]
     regions = candidates.ds9_regions(

@@ -13,11 +13,11 @@ from typing import Any
 
 from lensfinder import runs, tables
 from lensfinder.config import Config
-from lensfinder.errors import RequestError
+from lensfinder.errors import MismatchError, RequestError
 from lensfinder.report import inputs, products
 from lensfinder.runs import Receipt, Run, Summary, Unit, close_ledger, ingredients
 
-_VERSION = 1
+_VERSION = 2
 
 
 def plan(config: Config, run: Run) -> Iterator[list[Unit]]:
@@ -26,7 +26,7 @@ def plan(config: Config, run: Run) -> Iterator[list[Unit]]:
     Raises
     ------
     RequestError
-        If scores are missing.
+        If scores, or the model to write thresholds into, are missing.
     """
     wanted = config.report
     if not wanted.scores:
@@ -41,6 +41,9 @@ def plan(config: Config, run: Run) -> Iterator[list[Unit]]:
         stamps = inputs.candidate_stamps(wanted.sky)
     if wanted.known is not None and not wanted.known.is_file():
         raise RequestError(f"no such catalogue of known lenses: {wanted.known}")
+    if wanted.write_model is not None:
+        # Before any work, though it is written last.
+        run.notes["model"] = inputs.model_file(wanted.write_model)
     planned = {path: tables.rows_of(path) for paths in files.values() for path in paths}
     unit = Unit(
         stage="report",
@@ -106,10 +109,48 @@ def _stored(product: Path) -> dict[str, Any] | None:
 
 
 def finish(run: Run) -> Summary:
-    """Write index and ledger; say in words what was found, and which file to open."""
+    """Write index and ledger; say in words what was found, and which file to open.
+
+    Raises
+    ------
+    MismatchError
+        If thresholds are to be written into another model than the one that gave the scores.
+    """
     counts = close_ledger(run, prove)
     stored = _stored(run.folder / products.REPORT)
     lines = []
     if stored is not None and not counts["failed"]:
         lines = [*stored["summary"], f"Open {run.folder / products.PAGE}"]
+        if "model" in run.notes:
+            _write_thresholds(run.notes["model"], stored)
+            lines.insert(-1, f"The thresholds stand in {run.notes['model']}")
     return Summary("report", run.folder, counts, lines)
+
+
+def _write_thresholds(model: Path, stored: dict[str, Any]) -> None:
+    """Put the report's thresholds into the model file, whose `model_id` does not change."""
+    # The only part of `report` that loads torch, which owns the checksum of the file's tensors.
+    from lensfinder import checkpoint
+
+    named, scored = checkpoint.read_header(model)["model_id"], stored["settings"]["model_id"]
+    if named != scored:
+        raise MismatchError(
+            f"{model} is model {named[:12]}", f"{scored[:12]}, whose scores set the thresholds",
+            "Give the model that `lensfinder infer` was given.",
+        )  # fmt: skip
+    checkpoint.write_thresholds(
+        model,
+        {
+            "operating_logit": stored["operating"]["logit"],
+            "prevalence": stored["settings"]["prevalence"],
+            "points": [
+                {
+                    "fpr_asked": row["fpr_asked"],
+                    "logit": row["logit"],
+                    "reason": row["reason"],
+                    **{name: row[name] for name in ("fpr", "tpr", "sky_above", "sky_quantile")},
+                }
+                for row in stored["thresholds"]
+            ],
+        },
+    )

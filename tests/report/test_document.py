@@ -11,7 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lensfinder.report import candidates, document, illustrate, measure, page, thumbnails
+from lensfinder.report import (
+    bandpixels,
+    candidates,
+    document,
+    illustrate,
+    measure,
+    metrics,
+    page,
+    sky,
+    words,
+)
 
 SEEN, ADAPTED = 8, 16
 KEPT_OUT = {"seen_in_training_bit": SEEN, "adapted_bit": ADAPTED}
@@ -61,41 +71,65 @@ def measured_of(columns: dict[str, np.ndarray]) -> tuple[measure.Measured, measu
     )
 
 
-def report_of(mocks: dict[str, np.ndarray], sky: dict[str, np.ndarray] | None) -> dict[str, Any]:
-    measured, _ = measured_of(mocks)
+def sky_measured_of(
+    columns: dict[str, np.ndarray], measured: measure.Measured, used: measure.Columns, **keys: Any
+) -> sky.SkyMeasured:
+    given = {"per_hour": 500.0, "hours": None, "area_deg2": 2.0, "prevalence": 1e-3, **keys}
+    return sky.measure_sky(columns, measured, used, seed=0, **given, **KEPT_OUT)
+
+
+def report_of(
+    mocks: dict[str, np.ndarray], on_sky: dict[str, np.ndarray] | None, **keys: Any
+) -> dict[str, Any]:
+    measured, used = measured_of(mocks)
     listed = sky_measured = None
-    if sky is not None:
-        sky_measured = measure.measure_sky(sky, measured, **KEPT_OUT)
+    if on_sky is not None:
+        sky_measured = sky_measured_of(on_sky, measured, used, **keys)
         cut = measured.operating_logit
-        n_above = 0 if cut is None else int(np.sum(sky["logit"] > cut))
+        n_above = 0 if cut is None else int(np.sum(on_sky["logit"] > cut))
         rows = candidates.rows(
-            sky, candidates.rank(sky["logit"], sky["id"]), threshold=cut,
+            on_sky, candidates.rank(on_sky["logit"], on_sky["id"]), threshold=cut,
             n_listed=n_above or 20, name_prefix="LF",
             flag_names=lambda bits: ["edge"] if bits & 1 else [],
         )  # fmt: skip
         listed = {"n_above": n_above, "rows": rows}
     return document.build(
         measured=measured, sky=sky_measured, candidates=listed, known=None,
-        settings={"model_id": "m", "prevalence": 1e-3, "bands": ["r"], "stamp_bands": ["r"]},
+        leakage={"n_train": 0, "n_test": 1, "n_hosts": 0, "n_sources": 0},
+        histograms=histograms_of(mocks, on_sky),
+        settings={"model_id": "m", "prevalence": 1e-3, "bands": ["r"], "stamp_bands": ["r"],
+                  "inspect_per_hour": 500.0, "calibration": None},
         provenance={"command": "lensfinder report x", "seed": 0, "versions": {"a": "1"},
                     "inputs": [{"role": "mocks", "path": "x", "rows": 1}]},
     )  # fmt: skip
 
 
+def histograms_of(
+    mocks: dict[str, np.ndarray], on_sky: dict[str, np.ndarray] | None
+) -> dict[str, Any]:
+    logits = {
+        "lenses": mocks["logit"][mocks["label"] == 1],
+        "negatives": mocks["logit"][mocks["label"] == 0],
+    }
+    return metrics.histograms(logits if on_sky is None else {**logits, "sky": on_sky["logit"]})
+
+
 def figures_of(
-    mocks: dict[str, np.ndarray], sky: dict[str, np.ndarray] | None
+    mocks: dict[str, np.ndarray], on_sky: dict[str, np.ndarray] | None
 ) -> list[page.Illustration]:
-    return illustrate.illustrations(*measured_of(mocks), None if sky is None else sky["logit"])
+    content = report_of(mocks, on_sky)
+    return illustrate.illustrations(measured_of(mocks)[0], content, histograms_of(mocks, on_sky))
 
 
 def page_of(
     mocks: dict[str, np.ndarray],
-    sky: dict[str, np.ndarray] | None,
+    on_sky: dict[str, np.ndarray] | None,
     drawn: list[page.Illustration] | None = None,
+    **keys: Any,
 ) -> str:
-    content = report_of(mocks, sky)
+    content = report_of(mocks, on_sky, **keys)
     n = len(content["candidates"]["rows"]) if content["candidates"] else 0
-    stamp = thumbnails.png(np.full((3, 3, 4), 255, np.uint8))
+    stamp = bandpixels.encode(np.random.default_rng(0).normal(size=(1, 9, 9)))
     return page.render(content, drawn or [], [stamp] * n)
 
 
@@ -132,23 +166,24 @@ def test_operating_threshold_is_the_strictest_that_the_negatives_support() -> No
     measured, _ = measured_of(mock_columns(50, 3000))
     assert measured.operating is not None
     assert measured.points[measured.operating].fpr_asked == 1e-3
-    assert sum(kind.n_above for kind in measured.kinds) == 3
+    assert sum(kind.n_above or 0 for kind in measured.kinds) == 3
     assert measured_of(mock_columns(50, 299))[0].operating is None
 
 
 def test_objects_seen_in_training_bound_nothing_and_stay_candidates() -> None:
-    measured, _ = measured_of(mock_columns(100, 300))
-    sky = sky_columns(1000, 4)
-    before = measure.measure_sky(sky, measured, **KEPT_OUT)
-    sky["flags"][:2] = SEEN
-    sky["flags"][2] = ADAPTED
-    after = measure.measure_sky(sky, measured, **KEPT_OUT)
+    measured, used = measured_of(mock_columns(100, 300))
+    columns = sky_columns(1000, 4)
+    before = sky_measured_of(columns, measured, used)
+    columns["flags"][:2] = SEEN
+    columns["flags"][2] = ADAPTED
+    after = sky_measured_of(columns, measured, used)
     assert (after.n_scored, after.n_seen_in_training, after.n_adapted) == (1000, 2, 1)
     assert before.above_operating.n == 1000
     assert after.above_operating.n == 997
     assert (
         round(after.above_operating.value * 997) == round(before.above_operating.value * 1000) - 3
     )  # type: ignore[operator]
+    assert after.workloads == before.workloads
 
 
 @pytest.mark.parametrize("name", ["host_id", "source_id"])
@@ -161,10 +196,10 @@ def test_leaking_ids_are_those_of_both_train_and_test(name: str) -> None:
 
 
 def test_json_has_no_nan_and_no_infinity() -> None:
-    sky = sky_columns(400, 3)
-    sky["mag_r"][0] = np.nan
-    sky["ra"][1] = np.nan
-    content = report_of(mock_columns(100, 400), sky)
+    on_sky = sky_columns(400, 3)
+    on_sky["mag_r"][0] = np.nan
+    on_sky["ra"][1] = np.nan
+    content = report_of(mock_columns(100, 400), on_sky)
     text = json.dumps(content, allow_nan=False)
     assert json.loads(text) == content
     row = content["candidates"]["rows"][1]
@@ -178,17 +213,17 @@ def test_json_has_no_nan_and_no_infinity() -> None:
      (2.84e-5, "0.0028 %"), (0.9996, "99.96 %"), (0.995, "99.5 %"), (3e-9, "0.0000003 %")],
 )  # fmt: skip
 def test_percentages_never_round_to_none_or_all(value: float | None, text: str) -> None:
-    assert document.percent(value).replace("\u00a0", " ") == text
+    assert words.percent(value).replace("\u00a0", " ") == text
 
 
 def test_an_auroc_below_one_is_never_shown_as_one() -> None:
-    assert document.area(0.99996).replace("\u00a0", " ") == "> 0.9999"
-    assert (document.area(1.0), document.area(0.95678)) == ("1.0000", "0.9568")
+    assert words.area(0.99996).replace("\u00a0", " ") == "> 0.9999"
+    assert (words.area(1.0), words.area(0.95678)) == ("1.0000", "0.9568")
 
 
 def test_powers_of_ten() -> None:
-    assert document.power(1e-4) == "10⁻⁴"
-    assert document.power(3.7e-4) == "3.7 × 10⁻⁴"
+    assert words.power(1e-4) == "10⁻⁴"
+    assert words.power(3.7e-4) == "3.7 × 10⁻⁴"
 
 
 def test_summary_tells_candidates_refusals_and_their_absence() -> None:
@@ -206,53 +241,58 @@ def test_summary_tells_candidates_refusals_and_their_absence() -> None:
 @pytest.mark.parametrize(("lenses", "negatives"), [(0, 400), (100, 0), (0, 0), (5, 5)])
 @pytest.mark.parametrize("n_sky", [None, 30])
 def test_every_shortage_has_its_page(lenses: int, negatives: int, n_sky: int | None) -> None:
-    sky = None if n_sky is None else sky_columns(n_sky, 0)
+    on_sky = None if n_sky is None else sky_columns(n_sky, 0)
     mocks = mock_columns(lenses, negatives)
-    drawn = figures_of(mocks, sky)
+    drawn = figures_of(mocks, on_sky)
+    both = bool(lenses and negatives)
+    there = {
+        "roc": both, "precision": both, "reliability": both,
+        "scores": bool(lenses or negatives or n_sky), "completeness": both and negatives >= 300,
+    }  # fmt: skip
     assert [figure.name for figure in drawn] == [
-        name
-        for name, there in (("roc", lenses and negatives), ("scores", lenses + negatives or n_sky))
-        if there
-    ] + (["completeness"] if lenses and negatives >= 300 else [])
-    html = page_of(mocks, sky, drawn)
+        name for name, is_there in there.items() if is_there
+    ]
+    html = page_of(mocks, on_sky, drawn)
     assert "Not supported." in html
     assert "30,000 negatives" in html
     assert not re.search(r"\bnan\b", re.sub(r"base64,[^\"]*", "", html))
 
 
 def test_an_id_stays_text_wherever_it_stands() -> None:
-    sky = sky_columns(400, 4)
+    on_sky = sky_columns(400, 4)
     evil = [
         "<script>alert(1)</script>", "\"><img src=x onerror=alert(1)>", "</script><b>", "\x1b[31m&",
     ]  # fmt: skip
-    sky["id"][:4] = evil
+    on_sky["id"][:4] = evil
     mocks = mock_columns(100, 400)
     mocks["kind"] = np.where(mocks["label"] == 1, "lens", "<i>ring</i>")
-    html = page_of(mocks, sky)
+    html = page_of(mocks, on_sky)
     for text in (*evil, "<i>ring</i>"):
         assert text not in html
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
     assert "\x1b" not in html
     # The page's own data block and script are the only ones, each closed once.
-    assert html.count("<script") == html.count("</script>") == 2
-    block = re.search(r'id="sort-keys">(.*?)</script>', html, re.DOTALL)
+    assert html.count("<script") == html.count("</script>") == 4
+    block = re.search(r'id="page-data">(.*?)</script>', html, re.DOTALL)
     assert block is not None
-    assert {key["id"] for key in json.loads(block[1])} == set(evil)
+    assert {key["id"] for key in json.loads(block[1])["cards"]} == set(evil)
 
 
 def test_the_page_runs_and_loads_nothing_but_its_own() -> None:
-    mocks, sky = mock_columns(100, 400), sky_columns(400, 3)
-    html = page_of(mocks, sky, figures_of(mocks, sky))
-    assert html.count("<figure>") == 3
+    mocks, on_sky = mock_columns(100, 400), sky_columns(400, 3)
+    html = page_of(mocks, on_sky, figures_of(mocks, on_sky))
+    assert html.count("<figure>") == 5
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', html)
     assert policy is not None
     assert policy[1].startswith("default-src 'none'; img-src data:;")
     assert "unsafe" not in policy[1]
-    for tag in ("style", "script"):
-        text = re.search(rf"<{tag}>(.*?)</{tag}>", html, re.DOTALL)
-        assert text is not None
-        digest = base64.b64encode(hashlib.sha256(text[1].encode()).digest()).decode()
-        assert f"{tag}-src 'sha256-{digest}'" in policy[1]
+    for tag, n in (("style", 1), ("script", 3)):
+        texts = re.findall(rf"<{tag}>(.*?)</{tag}>", html, re.DOTALL)
+        allowed = re.search(rf"{tag}-src ([^;]*);", policy[1])
+        assert allowed is not None
+        digests = [base64.b64encode(hashlib.sha256(t.encode()).digest()).decode() for t in texts]
+        assert len(texts) == n
+        assert allowed[1].split() == [f"'sha256-{digest}'" for digest in digests]
     assert not re.search(r"""(?:src|href)=["'](?!data:|#)""", html)
     assert not re.search(r"\son\w+=|\sstyle=", html)
     assert re.findall(r"<img(?![^>]*alt=\"[^\"]+\")[^>]*>", html) == []
@@ -266,5 +306,5 @@ def test_below_the_threshold_is_said_plainly() -> None:
 
 def test_candidates_and_thumbnails_must_match() -> None:
     content = report_of(mock_columns(100, 400), sky_columns(400, 3))
-    with pytest.raises(ValueError, match="3 candidates, 1 thumbnails"):
+    with pytest.raises(ValueError, match="3 candidates, 1 stamps"):
         page.render(content, [], [None])

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import precision_recall_curve, roc_auc_score
 
-from lensfinder.report import metrics
+from lensfinder.report import bootstrap, metrics, thresholds
 
 LENS, NOT = True, False
 
@@ -66,9 +66,9 @@ def test_tied_scores_agree_with_scikit_learn_and_with_the_pair_count(
     lenses: list[int], negatives: list[int]
 ) -> None:
     logit_N, is_lens_N = labelled([float(x) for x in lenses], [float(x) for x in negatives])
-    order = np.argsort(logit_N, kind="stable")
-    starts = np.flatnonzero(np.r_[True, np.diff(logit_N[order]) > 0])
-    ours = metrics._weighted_auroc(np.ones(len(order), int), is_lens_N[order], starts)
+    ranking = bootstrap.WeightedRanking(logit_N[is_lens_N], logit_N[~is_lens_N])
+    once = np.ones(len(logit_N), int)
+    ours, _ = ranking.draw(once[is_lens_N], once[~is_lens_N], np.empty(0))
     difference = np.subtract.outer(np.array(lenses), np.array(negatives))
     assert ours == pytest.approx(np.mean((difference > 0) + 0.5 * (difference == 0)))
     assert ours == pytest.approx(roc_auc_score(is_lens_N, logit_N))
@@ -141,3 +141,61 @@ def test_a_score_of_one_falls_in_the_last_bin() -> None:
     score_N = np.array([1.0, 0.0])
     estimate = metrics.expected_calibration_error(score_N, np.array([LENS, NOT]))
     assert estimate.value == 0.0
+
+
+def test_the_drawn_weights_of_a_ranking_are_as_good_as_the_objects_drawn() -> None:
+    rng = np.random.default_rng(5)
+    lenses, negatives = rng.integers(-3, 6, 40) / 2.0, rng.integers(-6, 3, 200) / 2.0
+    ranking = bootstrap.WeightedRanking(lenses, negatives)
+    fpr_G = np.array([0.0, 0.01, 0.1, 0.5, 1.0])
+    for _ in range(20):
+        weight_P, weight_M = rng.integers(0, 4, 40), rng.integers(0, 4, 200)
+        auroc, tpr_G = ranking.draw(weight_P, weight_M, fpr_G)
+        drawn_P, drawn_M = np.repeat(lenses, weight_P), np.repeat(negatives, weight_M)
+        labels = np.arange(len(drawn_P) + len(drawn_M)) < len(drawn_P)
+        assert auroc == pytest.approx(roc_auc_score(labels, np.r_[drawn_P, drawn_M]))
+        for fpr, tpr in zip(fpr_G[1:-1], tpr_G[1:-1], strict=True):
+            if len(drawn_M) < 3 / fpr:
+                continue
+            point = thresholds.threshold_at_fpr(drawn_M, drawn_P, float(fpr), 0.5)
+            assert tpr == point.tpr.value
+
+
+def test_the_roc_band_holds_the_curve_and_widens_by_host() -> None:
+    rng = np.random.default_rng(6)
+    is_lens_N = np.arange(800) < 400
+    logit_N = np.repeat(rng.normal(0, 1, 80), 10) + 1.5 * is_lens_N
+    host_id_N = np.repeat([f"h{i}" for i in range(80)], 10)
+    fpr_G = np.array([0.05, 0.2, 0.5])
+    widths = []
+    for hosts in (None, host_id_N):
+        draws = bootstrap.roc_draws(logit_N, is_lens_N, seed=0, host_id_N=hosts, fpr_G=fpr_G)
+        low_G, high_G = draws.band(0.95)
+        curve = metrics.roc(logit_N, is_lens_N)
+        for fpr, low, high in zip(fpr_G, low_G, high_G, strict=True):
+            tpr = curve.tpr_M[np.searchsorted(curve.fpr_M, fpr, side="right") - 1]
+            assert low <= tpr <= high
+        widths.append(np.mean(high_G - low_G))
+    assert widths[1] > 1.5 * widths[0]
+
+
+def test_precision_agrees_with_scikit_learn_and_with_the_purity() -> None:
+    rng = np.random.default_rng(7)
+    is_lens_N = np.arange(500) < 100
+    logit_N = np.round(rng.normal(0, 1, 500) + 2 * is_lens_N, 1)
+    curve = metrics.roc(logit_N, is_lens_N)
+    recall_M, precision_M = metrics.precision(curve, 0.2)
+    theirs, recalls, cuts = precision_recall_curve(is_lens_N, logit_N)
+    at = {float(cut): (r, p) for cut, r, p in zip(cuts, recalls, theirs, strict=False)}
+    for cut, recall, precision in zip(curve.logit_M[1:], recall_M, precision_M, strict=True):
+        assert at[float(cut)] == pytest.approx((recall, precision))
+    _, rare_M = metrics.precision(curve, 1e-4)
+    assert rare_M[-1] == pytest.approx(1e-4)
+    assert rare_M[3] == pytest.approx(thresholds.purity(curve.tpr_M[4], curve.fpr_M[4], 1e-4))
+
+
+def test_histograms_share_their_bins_and_lose_nothing() -> None:
+    found = metrics.histograms({"a": np.array([-1.0, 3.0]), "b": np.empty(0), "c": np.zeros(5)})
+    assert (found["edges"][0], found["edges"][-1]) == (-1.0, 3.0)
+    assert {name: int(n.sum()) for name, n in found["counts"].items()} == {"a": 2, "c": 5}
+    assert metrics.histograms({"a": np.empty(0)}) == {}

@@ -1,0 +1,240 @@
+"""What the unlabelled sky says about thresholds that the mocks set, and what it asks of people."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lensfinder.report import audits, thresholds
+from lensfinder.report.estimates import CONFIDENCE, Estimate, fraction
+from lensfinder.report.inspection import (
+    Area,
+    Budget,
+    Workload,
+    area_of_targets,
+    within_budget,
+    workload,
+)
+from lensfinder.report.measure import Columns, Measured
+
+# From this factor on the mocks' rate is not the sky's.
+DIFFERS_BY = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The operating threshold's rate on mocks beside the fraction of the sky above it.
+
+    Attributes
+    ----------
+    mocks, sky : Estimate
+        FPR on mocks (in the sky's proportions of kinds where ``is_weighted``), and the fraction of
+        the sky above the threshold.
+    is_weighted : bool
+        Whether a ``sky_fraction`` was known.
+    ratio : float or None
+        Sky over mocks; None where either has no value or the mocks' is 0.
+    differs : bool
+        Whether the two differ by more than `DIFFERS_BY`.
+    """
+
+    mocks: Estimate
+    sky: Estimate
+    is_weighted: bool
+    ratio: float | None
+    differs: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SkyMeasured:
+    """What the unlabelled sky says about the thresholds.
+
+    Attributes
+    ----------
+    n_scored, n_not_scored : int
+        Sky objects with and without a logit.
+    n_seen_in_training, n_adapted : int
+        Scored ones that are kept out of the bounds below, though not out of the candidates.
+    above_operating : Estimate
+        Fraction above the operating threshold: an upper bound of the FPR there.
+    above_points : list of Estimate
+        The same for every asked FPR.
+    purities : list of Estimate
+        Share of lenses among the sky objects above each threshold, at the stated prevalence.
+    workloads : list of Workload
+        What each threshold asks of people.
+    quantiles : list of Estimate
+        Logit that a fraction of the sky equal to each asked FPR exceeds.
+    comparison : Comparison
+        Of mocks and sky at the operating threshold.
+    area : Area
+        That was searched.
+    budget : Budget or None
+        For the hours that were given.
+    separability : Probe
+        How well mock negatives are told from the sky.
+    separability_by : str
+        By what.
+    drifts : list of Drift
+        Statistics of the inputs.
+    """
+
+    n_scored: int
+    n_not_scored: int
+    n_seen_in_training: int
+    n_adapted: int
+    above_operating: Estimate
+    above_points: list[Estimate]
+    purities: list[Estimate]
+    workloads: list[Workload]
+    quantiles: list[Estimate]
+    comparison: Comparison
+    area: Area
+    budget: Budget | None
+    separability: audits.Probe
+    separability_by: str
+    drifts: list[audits.Drift]
+
+
+def measure_sky(
+    columns: Columns,
+    measured: Measured,
+    used: Columns,
+    *,
+    prevalence: float,
+    per_hour: float,
+    hours: float | None,
+    area_deg2: float | None,
+    seed: int,
+    seen_in_training_bit: int,
+    adapted_bit: int,
+) -> SkyMeasured:
+    """Measure the sky against the mocks.
+
+    Parameters
+    ----------
+    columns : mapping of str to arrays of shape (N,)
+        ``logit`` (NaN where not scored), ``flags``, ``tile``, ``x``, ``y``, ``ra``, ``dec``; stamp
+        statistics and embeddings where known.
+    measured : Measured
+        What the mocks say.
+    used : mapping of str to arrays
+        The mocks behind it.
+    prevalence : float
+        Fraction of lenses among targets on the sky, in (0, 1).
+    per_hour : float
+        Candidates that a person grades in an hour.
+    hours : float or None
+        Budget of inspection.
+    area_deg2 : float or None
+        Solid angle; None: from how far the targets reach.
+    seed : int
+        Of the audits.
+    seen_in_training_bit, adapted_bit : int
+        Bits of ``flags`` that keep an object out of what bounds the rates.
+    """
+    scored_N = np.isfinite(columns["logit"])
+    flags_S = columns["flags"][scored_N]
+    seen_S = (flags_S & seen_in_training_bit) != 0
+    adapted_S = ((flags_S & adapted_bit) != 0) & ~seen_S
+    kept = np.flatnonzero(scored_N)[~seen_S & ~adapted_S]
+    logit_S = columns["logit"][scored_N].astype(np.float64)
+    logit_K = columns["logit"][kept].astype(np.float64)
+    area = area_of_targets(columns) if area_deg2 is None else Area(area_deg2, "as given")
+    lens_logit_P, negative_logit_M = (
+        used["logit"][used["label"] == label].astype(np.float64) for label in (1, 0)
+    )
+    above_operating = _above(logit_K, measured.operating_logit)
+    negatives = {name: values[used["label"] == 0] for name, values in used.items()}
+    audited = {name: values[kept] for name, values in columns.items() if name in used}
+    separability, by = audits.mocks_against_sky(negatives, audited, seed=seed)
+    cuts = [point.logit for point in measured.points]
+    return SkyMeasured(
+        n_scored=int(scored_N.sum()),
+        n_not_scored=int(np.sum(~scored_N)),
+        n_seen_in_training=int(seen_S.sum()),
+        n_adapted=int(adapted_S.sum()),
+        above_operating=above_operating,
+        above_points=[_above(logit_K, cut) for cut in cuts],
+        purities=[
+            _purity(logit_K, lens_logit_P, point.logit, prevalence) for point in measured.points
+        ],
+        workloads=[
+            workload(None if cut is None else int(np.sum(logit_S > cut)), area, per_hour)
+            for cut in cuts
+        ],
+        quantiles=[thresholds.sky_quantile(logit_K, point.fpr_asked) for point in measured.points],
+        comparison=compare(
+            measured.operating_fpr, above_operating, measured.weighted.rate.value is not None
+        ),
+        area=area,
+        budget=None
+        if hours is None
+        else within_budget(
+            logit_S, lens_logit_P, negative_logit_M,
+            hours=hours, per_hour=per_hour, prevalence=prevalence,
+        ),
+        separability=separability,
+        separability_by=by,
+        drifts=audits.drifts(negatives, audited),
+    )  # fmt: skip
+
+
+def compare(mocks: Estimate, sky: Estimate, is_weighted: bool) -> Comparison:
+    """Say whether the mocks' false positive rate can be the sky's.
+
+    Parameters
+    ----------
+    mocks, sky : Estimate
+        FPR on mocks, and fraction of the sky above the same threshold.
+    is_weighted : bool
+        Whether the mocks' kinds stand in the sky's proportions.
+    """
+    if mocks.value is None or sky.value is None:
+        return Comparison(mocks, sky, is_weighted, None, False)
+    if mocks.value == 0.0:
+        # No ratio: they differ where their intervals do.
+        differs = sky.low is not None and mocks.high is not None and sky.low > mocks.high
+        return Comparison(mocks, sky, is_weighted, None, differs)
+    ratio = sky.value / mocks.value
+    return Comparison(mocks, sky, is_weighted, ratio, not 1 / DIFFERS_BY <= ratio <= DIFFERS_BY)
+
+
+def _above(logit_K: NDArray[np.float64], cut: float | None) -> Estimate:
+    if cut is None:
+        return Estimate(None, n=len(logit_K), reason="there is no threshold")
+    return fraction(int(np.sum(logit_K > cut)), len(logit_K), "sky objects")
+
+
+def _purity(
+    logit_K: NDArray[np.float64],
+    lens_logit_P: NDArray[np.float64],
+    cut: float | None,
+    prevalence: float,
+) -> Estimate:
+    """Share of lenses among the sky objects above: prevalence x TPR / fraction above, at most 1.
+
+    The sky's own fraction stands for what the mocks' false positive rate only guesses.
+    """
+    if cut is None:
+        return Estimate(None, reason="there is no threshold")
+    each = math.sqrt(CONFIDENCE)
+    n_found = int(np.sum(lens_logit_P > cut))
+    tpr = fraction(n_found, len(lens_logit_P), "lenses in the test split", each)
+    above = fraction(int(np.sum(logit_K > cut)), len(logit_K), "sky objects", each)
+    return _ratio(tpr, above, prevalence)
+
+
+def _ratio(tpr: Estimate, above: Estimate, prevalence: float) -> Estimate:
+    ends = (tpr.value, tpr.low, tpr.high, above.value, above.low, above.high)
+    if None in ends or above.value == 0.0:
+        return Estimate(None, reason=tpr.reason or above.reason or "no sky object is above it")
+    value, low, high, share, fewest, most = (float(end or 0.0) for end in ends)
+    return Estimate(
+        min(1.0, prevalence * value / share),
+        min(1.0, prevalence * low / most),
+        min(1.0, prevalence * high / fewest) if fewest > 0.0 else 1.0,
+    )

@@ -1,0 +1,233 @@
+"""Numbers as people read them, and the summary of a report in sentences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+
+def percent(value: float | None) -> str:
+    """A fraction as per cent with two significant digits, never rounded to 0 or 100 %."""
+    if value is None:
+        return "–"
+    per_cent = 100.0 * value
+    if per_cent in (0.0, 100.0):
+        return f"{per_cent:.0f}\u00a0%"
+    if per_cent >= 10.0:
+        # Near 100 % the digits that count are those of what is missing.
+        missing = math.floor(math.log10(100.0 - per_cent))
+        return f"{per_cent:.{0 if missing > 0 else max(1, -missing)}f}\u00a0%"
+    return np.format_float_positional(per_cent, 2, fractional=False, trim="-") + "\u00a0%"
+
+
+def power(value: float) -> str:
+    """A rate above 0 in powers of ten: 10⁻⁴, 3.7 × 10⁻⁴."""
+    mantissa, exponent = f"{value:.1e}".split("e")
+    raised = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    if mantissa == "1.0":
+        return f"10{raised}"
+    return f"{float(mantissa):g} × 10{raised}"
+
+
+def area(value: float) -> str:
+    """An AUROC with four digits, never rounded to 1."""
+    return ">\u00a00.9999" if 0.99995 <= value < 1.0 else f"{value:.4f}"
+
+
+def interval(estimate: Mapping[str, Any]) -> str:
+    """Both ends as per cent: "0.4 % to 1.9 %"; empty where there is no interval."""
+    if estimate["low"] is None or estimate["high"] is None:
+        return ""
+    return f"{percent(estimate['low'])} to {percent(estimate['high'])}"
+
+
+def counted(n: int, one: str, many: str | None = None) -> str:
+    """A number with its noun: "1 lens", "2,000 lenses"."""
+    return f"{n:,} {one if n == 1 else many or one + 's'}"
+
+
+def hours(value: float) -> str:
+    """A time of work: "20 minutes", "1.5 hours", "3,000 hours"."""
+    if value < 1.0:
+        return counted(max(1, round(60.0 * value)) if value else 0, "minute")
+    shown = f"{value:,.1f}" if value < 10.0 else f"{value:,.0f}"
+    shown = shown.removesuffix(".0")
+    return f"{shown} hour{'' if shown == '1' else 's'}"
+
+
+# -- the summary ------------------------------------------------------------------------------
+
+
+def in_words(content: Mapping[str, Any]) -> list[str]:
+    """What was found, in sentences, from the numbers of the report alone.
+
+    Parameters
+    ----------
+    content : mapping
+        What :func:`build` made, apart from ``summary``.
+
+    Returns
+    -------
+    list of str
+        One paragraph each.
+    """
+    found, sky = _found(content), _on_the_sky(content)
+    trust = [*_trust(content), *_refusals(content["thresholds"]), *_suspicions(content["audits"])]
+    # Where the mocks' rate is not the sky's, the sky comes first.
+    return [*sky, *found, *trust] if content["leads_with_sky"] else [*found, *sky, *trust]
+
+
+def _found(content: Mapping[str, Any]) -> list[str]:
+    listed, operating = content["candidates"], content["operating"]
+    if listed is None:
+        return ["No scores of the sky were given: this report is about the mocks alone."]
+    scored = counted(content["sky"]["n_scored"], "sky object")
+    if operating["logit"] is None:
+        return [
+            f"{scored} were ranked, but there is no threshold to call any of them a candidate: "
+            f"{operating['reason']}. The {len(listed['rows'])} best-ranked are shown."
+        ]
+    rate = percent(operating["fpr_asked"])
+    cut = f"logit above {operating['logit']:.3f}, set for a false positive rate of {rate} on mocks"
+    if listed["n_above"] == 0:
+        text = (
+            f"None of {scored} is a candidate ({cut}). "
+            f"The {len(listed['rows'])} best-ranked are shown, all below the threshold."
+        )
+    else:
+        noun = "is a candidate" if listed["n_above"] == 1 else "are candidates"
+        text = f"{listed['n_above']:,} of {scored} {noun} ({cut})."
+    known = content["known"]
+    if known is not None:
+        text += (
+            f" Of {counted(known['n_covered'], 'known lens', 'known lenses')} in the area, "
+            f"{counted(known['n_targets'], 'was', 'were')} scored and "
+            f"{counted(known['n_above'], 'stands', 'stand')} above the threshold."
+        )
+    return [text]
+
+
+def _trust(content: Mapping[str, Any]) -> list[str]:
+    mocks, prevalence = content["mocks"], content["settings"]["prevalence"]
+    tested = (
+        f"{counted(mocks['n_lenses'], 'mock lens', 'mock lenses')} and "
+        f"{counted(mocks['n_negatives'], 'mock negative')} that the network was not trained on"
+    )
+    auroc = content["metrics"]["auroc"]
+    point = next((row for row in content["thresholds"] if row["operating"]), None)
+    if auroc["value"] is None:
+        return [f"The network was tested on {tested}; {auroc['reason']}."]
+    text = f"Tested on {tested}, the AUROC is {area(auroc['value'])}."
+    if point is None:
+        return [text]
+    if point["tpr"]["value"] is not None:
+        text += (
+            " At the operating threshold the network recovers "
+            f"{percent(point['tpr']['value'])} of the mock lenses "
+            f"(95 % interval: {interval(point['tpr'])}), and the false positive rate on mocks is "
+            f"between {percent(point['fpr']['low'])} and {percent(point['fpr']['high'])}."
+        )
+    if point["purity"]["value"] is not None:
+        text += (
+            f" If one target in {1 / prevalence:,.0f} is a lens, then "
+            f"{percent(point['purity']['value'])} of such candidates are lenses "
+            f"({interval(point['purity'])})."
+        )
+    return [text]
+
+
+def _on_the_sky(content: Mapping[str, Any]) -> list[str]:
+    if content["sky"] is None or content["sky"]["above_operating"]["value"] is None:
+        return []
+    compared = content["sky"]["comparison"]
+    above, mocks = compared["sky"], compared["mocks"]
+    point = next(row for row in content["thresholds"] if row["operating"])
+    weighted = " in the sky's proportions of kinds" if compared["is_weighted"] else ""
+    shares = f"{percent(above['value'])} of the sky's objects pass ({interval(above)})"
+    if not content["leads_with_sky"]:
+        text = (
+            "The mocks' false positive rate is that of their mix of negatives, not of the sky. "
+            f"On the sky {shares}; since nearly all of them are no lenses, this bounds the rate "
+            "there from above."
+        )
+    else:
+        times = "" if compared["ratio"] is None else f", {compared['ratio']:.2g} times as many"
+        text = (
+            f"The mocks do not tell the sky's false positive rate: at the operating threshold "
+            f"{shares}, but {percent(mocks['value'])} of the mock negatives{weighted}{times}. "
+        )
+        own = point["sky_quantile"]
+        if own["value"] is not None:
+            text += (
+                f"To let no more than {percent(point['fpr_asked'])} of the sky pass takes a logit "
+                f"above {own['value']:.3f} ({own['low']:.3f} to {own['high']:.3f}); lenses "
+                "included, that bounds the sky's rate from above."
+            )
+        else:
+            text += f"The sky is too small for a threshold of its own: {own['reason']}."
+    return [text + _work(point, content["sky"])]
+
+
+def _work(point: Mapping[str, Any], sky: Mapping[str, Any]) -> str:
+    """What the operating threshold, and the budget if there is one, ask of people."""
+    work = point["workload"]
+    text = f" To look at all of them takes {hours(work['hours'])}"
+    if work["per_deg2"]["value"] is not None:
+        density = work["per_deg2"]
+        text += (
+            f"; expect {density['value']:.3g} a square degree "
+            f"({density['low']:.3g} to {density['high']:.3g})"
+        )
+    text += "."
+    budget = sky["budget"]
+    if budget is not None:
+        what = (
+            "all of the sky's objects"
+            if budget["logit"] is None
+            else f"{counted(budget['n_candidates'], 'object')} with a logit above "
+            f"{budget['logit']:.3f}"
+        )
+        text += f" {hours(budget['hours'])} of inspection are enough for {what}".replace(
+            "1 hour of inspection are", "1 hour of inspection is"
+        )
+        if budget["tpr"]["value"] is not None:
+            text += (
+                f", where {percent(budget['tpr']['value'])} of the mock lenses are recovered "
+                f"({interval(budget['tpr'])})"
+            )
+        text += "."
+    return text
+
+
+def _suspicions(audits: Mapping[str, Any]) -> list[str]:
+    texts = []
+    if audits["shortcut"]["flagged"]:
+        best = audits["shortcut"]["features"][0]
+        texts.append(
+            "Beware of a shortcut: without looking at any arc, a linear probe on trivial numbers "
+            f"of the stamps tells mock lenses from negatives with an AUROC of "
+            f"{area(audits['shortcut']['auroc']['value'])}; the most telling is {best[0]}."
+        )
+    if audits["separability"] and audits["separability"]["flagged"]:
+        texts.append(
+            "The mocks do not look like the sky: a linear probe on "
+            f"{audits['separability']['by']} tells them apart with an AUROC of "
+            f"{area(audits['separability']['auroc']['value'])}."
+        )
+    return texts
+
+
+def _refusals(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    refused = [row for row in rows if row["reason"] is not None]
+    if not refused:
+        return []
+    parts = [
+        f"{percent(row['fpr_asked'])} (takes {row['n_negatives_needed']:,})" for row in refused
+    ]
+    return [
+        f"With {counted(refused[0]['n_negatives'], 'negative')} in the test split, no threshold "
+        f"is quoted for a false positive rate of {', '.join(parts)}."
+    ]
