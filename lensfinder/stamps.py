@@ -47,6 +47,7 @@ def crop(
     *,
     fill: float,
     dtype: Any,
+    out: NDArray[Any] | None = None,
 ) -> NDArray[Any]:
     """Cut square stamps around pixels.
 
@@ -61,6 +62,8 @@ def crop(
     fill : float
         Value of pixels outside the plane.
     dtype : numpy type
+    out : (N, size, size) array, optional
+        Where to put them.
 
     Returns
     -------
@@ -72,11 +75,15 @@ def crop(
     """
     height, width = plane.shape
     half = size // 2
-    stamps = np.full((len(ix), size, size), fill, dtype)
+    stamps = np.empty((len(ix), size, size), dtype) if out is None else out
     for stamp, x, y in zip(stamps, ix.tolist(), iy.tolist(), strict=True):
-        x0, x1 = max(0, x - half), min(width, x + half + 1)
-        y0, y1 = max(0, y - half), min(height, y + half + 1)
+        left, bottom = x - half, y - half
+        if left >= 0 and bottom >= 0 and left + size <= width and bottom + size <= height:
+            stamp[:] = plane[bottom : bottom + size, left : left + size]
+            continue
+        stamp[:] = fill
+        x0, x1 = max(0, left), min(width, left + size)
+        y0, y1 = max(0, bottom), min(height, bottom + size)
         if x0 < x1 and y0 < y1:
-            left, bottom = x0 - (x - half), y0 - (y - half)
-            stamp[bottom : bottom + y1 - y0, left : left + x1 - x0] = plane[y0:y1, x0:x1]
+            stamp[y0 - bottom : y1 - bottom, x0 - left : x1 - left] = plane[y0:y1, x0:x1]
     return stamps

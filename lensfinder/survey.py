@@ -23,15 +23,30 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Files(_Part):
-    """How the files of a tile are told from their names.
+Kind = Literal["image", "weight", "variance", "rms", "mask", "psf"]
+# Kinds that tell a pixel's noise; a band has at most one of them.
+NOISE_KINDS: tuple[Kind, ...] = ("weight", "variance", "rms")
+# Bits of a mask: their sum, or a list of bit numbers and of names in the mask's header
+# (``"SAT"`` is bit MP_SAT; with a question mark, ``"CLIPPED?"``, it may be missing).
+Bits = int | list[int | str]
 
-    `pattern` is a regular expression on the file name with the groups ``tile``, ``band`` and,
-    where there are several files a band, ``kind``; `kinds` says what each kind holds.
+
+class Files(_Part):
+    """Where the planes of a tile stand.
+
+    `pattern` is a regular expression on the file name with the group ``tile`` and, where there are
+    several files, ``band`` and ``kind``; a file without a band serves all bands. `kinds` says what
+    each kind holds ("" where the group is missing). `hdus` says which HDU of its file a kind is,
+    by number or EXTNAME (``"{band}_RMS"``); without it, a file must hold one image. `band_names`
+    are the survey's own words for bands in names of files and HDUs. `cube` lists the bands of the
+    first axis of a cube.
     """
 
     pattern: str
-    kinds: dict[str, Literal["image", "weight", "mask"]] = {}
+    kinds: dict[str, Kind] = {}
+    hdus: dict[Kind, int | str] = {}
+    band_names: dict[str, str] = {}
+    cube: list[str] = []
 
     @field_validator("pattern")
     @classmethod
@@ -40,7 +55,7 @@ class Files(_Part):
             groups = set(re.compile(pattern).groupindex)
         except re.error as error:
             raise ValueError(f"not a regular expression: {error}") from error
-        if not {"tile", "band"} <= groups <= {"tile", "band", "kind"}:
+        if not {"tile"} <= groups <= {"tile", "band", "kind"}:
             raise ValueError("the pattern needs the groups (?P<tile>…) and (?P<band>…)")
         return pattern
 
@@ -48,29 +63,69 @@ class Files(_Part):
     def _kinds_told(self) -> Self:
         if ("kind" in re.compile(self.pattern).groupindex) != bool(self.kinds):
             raise ValueError("the group (?P<kind>…) in the pattern and kinds go together")
+        if self.hdus and "image" not in self.hdus and not self.kinds:
+            raise ValueError("hdus says where other planes are, but not the image")
         return self
+
+    def kinds_of(self, word: str | None) -> list[Kind]:
+        """List what a file holds, by the word for its kind in its name; nothing if unknown."""
+        if self.kinds:
+            return [self.kinds[word or ""]] if (word or "") in self.kinds else []
+        return list(self.hdus) or ["image"]
+
+    def hdu_of(self, kind: Kind, band: str) -> int | str | None:
+        """Say which HDU of its file a plane is; None: the only image."""
+        hdu = self.hdus.get(kind)
+        if isinstance(hdu, str):
+            return hdu.replace("{band}", self.band_names.get(band, band))
+        return hdu
+
+    def band_of(self, word: str) -> str:
+        """Translate a band's name in a file's name."""
+        return next((band for band, name in self.band_names.items() if name == word), word)
 
 
 class ZeroPoint(_Part):
-    """AB zero point: a fixed value, or the header card that holds it."""
+    """AB zero point of the image's numbers, and their unit.
 
-    value: float | None = None
+    `value` is the magnitude of 1 (for all bands, or for each); or `card` is the header card that
+    holds it; or `flux_card` the one with the flux of magnitude 0. Cards are looked for in the
+    image's header and in the primary one. A file whose BUNIT is not `unit` is refused.
+    """
+
+    value: float | dict[str, float] | None = None
     card: str | None = None
+    flux_card: str | None = None
+    unit: str | None = None
 
     @model_validator(mode="after")
     def _one(self) -> Self:
-        if (self.value is None) == (self.card is None):
-            raise ValueError("give either value or card")
+        if [self.value, self.card, self.flux_card].count(None) != 2:
+            raise ValueError("give either value or card or flux_card")
         return self
 
 
 class MaskBits(_Part):
-    """Bits of the mask files that spoil a pixel, and the card with the saturation level."""
+    """What spoils a pixel.
 
-    saturated: int = 0
-    bad: int = 0
-    no_data: int = 0
+    Bits of the mask plane, for all bands or for each (`Bits`); or, where `codes` is true, whole
+    values of it. `saturation_card` holds the level from which the image is saturated;
+    `no_data_value` is the number that stands in the image where there is no data.
+    """
+
+    saturated: Bits | dict[str, Bits] = 0
+    bad: Bits | dict[str, Bits] = 0
+    no_data: Bits | dict[str, Bits] = 0
+    codes: bool = False
     saturation_card: str | None = None
+    no_data_value: float | None = None
+
+
+class Psf(_Part):
+    """Where the FWHM of a tile's PSF stands: a header card of the PSF, the image or the file."""
+
+    card: str | None = None
+    unit: Literal["arcsec", "pix"] = "arcsec"
 
 
 class Survey(_Part):
@@ -102,6 +157,7 @@ class Survey(_Part):
     files: Files
     zero_point: ZeroPoint
     mask: MaskBits = MaskBits()
+    psf: Psf = Psf()
     psf_fwhm_arcsec: dict[str, Positive]
     sky_rms_njy: dict[str, Positive]
 
@@ -110,6 +166,20 @@ class Survey(_Part):
         for band in [*self.default_bands, self.reference_band]:
             if band not in self.bands:
                 raise ValueError(f"band '{band}' is not one of {self.bands}")
+        files = self.files
+        told = (
+            "band" in re.compile(files.pattern).groupindex
+            or "{band}" in str(files.hdus.get("image", ""))
+            or set(files.cube) >= set(self.bands)
+        )
+        if not told and len(self.bands) > 1:
+            raise ValueError(
+                "the pattern needs the groups (?P<tile>…) and (?P<band>…), "
+                "or hdus or cube must tell the bands apart"
+            )
+        value = self.zero_point.value
+        if isinstance(value, dict) and set(value) < set(self.bands):
+            raise ValueError(f"zero_point.value lacks {sorted(set(self.bands) - set(value))}")
         for name in ("psf_fwhm_arcsec", "sky_rms_njy"):
             missing = [band for band in self.bands if band not in getattr(self, name)]
             if missing:

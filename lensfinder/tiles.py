@@ -7,41 +7,24 @@ becomes a `UnitError` with a reason code, so that one bad tile fails alone.
 from __future__ import annotations
 
 import hashlib
+import math
 import re
-import warnings
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal
 
 import numpy as np
 from astropy.io import fits
-from astropy.utils.exceptions import AstropyWarning
-from astropy.wcs import WCS, FITSFixedWarning
 from astropy.wcs.utils import proj_plane_pixel_scales
-from numpy.typing import NDArray
 
-from lensfinder import schema
+from lensfinder.bands import BandPixels
 from lensfinder.errors import RequestError, UnitError
-from lensfinder.survey import MaskBits, Survey
+from lensfinder.footprints import READ_ERRORS, Footprint, footprint_of, quietly
+from lensfinder.planes import OpenFiles, Plane
+from lensfinder.survey import Survey
 
-# What reading a damaged FITS file has been seen to raise.
-_READ_ERRORS = (
-    fits.VerifyError,
-    AssertionError,  # of astropy.wcs, where a distortion's tables are missing
-    OSError,
-    ValueError,
-    TypeError,
-    IndexError,
-    KeyError,
-    EOFError,
-    RuntimeError,
-    zlib.error,
-)
-# Rows decompressed at a time; a compressed HDU is read once, in order, without holding all of it.
-_STRIP_ROWS = 1024
 _PIXEL_SCALE_TOLERANCE = 0.02
 # Bands whose pixels lie further apart than this are not on one grid.
 _GRID_TOLERANCE_PIX = 0.1
@@ -55,7 +38,7 @@ class TileFiles:
     ----------
     name : str
         Common part of the file names.
-    paths : mapping of band to {image, weight or mask: path}
+    paths : mapping of band to {kind of plane: path}
     """
 
     name: str
@@ -63,8 +46,10 @@ class TileFiles:
 
     def identity(self) -> dict[str, Any]:
         """Describe the files' content without reading their pixels (see `identify`)."""
+        # One file may hold every plane of every band.
+        known = {path: identify(path) for kinds in self.paths.values() for path in kinds.values()}
         return {
-            f"{band}/{kind}": identify(path)
+            f"{band}/{kind}": known[path]
             for band, kinds in sorted(self.paths.items())
             for kind, path in sorted(kinds.items())
         }
@@ -106,14 +91,16 @@ def find(inputs: Sequence[Path], survey: Survey, bands: Sequence[str]) -> list[T
                     "Choose the survey with --survey, or write a survey file for these names.",
                 )
             continue
-        band = match["band"]
-        kind = survey.files.kinds.get(match["kind"]) if survey.files.kinds else "image"
-        if band not in bands or kind is None:
-            continue
-        kinds = tiles.setdefault(match["tile"], {}).setdefault(band, {})
-        if kind in kinds and kinds[kind].resolve() != path.resolve():
-            raise RequestError(f"{kinds[kind]} and {path} are both the {band} {kind} of one tile")
-        kinds[kind] = path
+        words = match.groupdict()
+        band = None if words.get("band") is None else survey.files.band_of(words["band"])
+        for each in bands if band is None else [band]:
+            for kind in survey.files.kinds_of(words.get("kind")) if each in bands else []:
+                kinds = tiles.setdefault(words["tile"], {}).setdefault(each, {})
+                if kind in kinds and kinds[kind].resolve() != path.resolve():
+                    raise RequestError(
+                        f"{kinds[kind]} and {path} are both the {each} {kind} of one tile"
+                    )
+                kinds[kind] = path
     if not tiles:
         raise RequestError(
             f"no {survey.name} tiles in {', '.join(str(path) for path in inputs)}",
@@ -147,206 +134,43 @@ def identify(path: Path) -> dict[str, Any]:
                 file.seek(max(0, size - 8))
                 digest.update(file.read(8))
         else:
-            with _quietly(), fits.open(path) as hdus:
+            with quietly(), fits.open(path) as hdus:
                 for hdu in hdus:
                     digest.update(hdu.header.tostring().encode())
-    except _READ_ERRORS as error:
+    except READ_ERRORS as error:
         return {"name": path.name, "unreadable": type(error).__name__}
     return {"name": path.name, "bytes": size, "header": digest.hexdigest()}
 
 
-@contextmanager
-def _quietly() -> Iterator[None]:
-    # Survey headers break the standard in harmless ways; what harms is checked explicitly.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", AstropyWarning)
-        warnings.simplefilter("ignore", FITSFixedWarning)
-        yield
-
-
-@dataclass(frozen=True)
-class Footprint:
-    """Where a tile lies on the sky.
-
-    Attributes
-    ----------
-    name : str
-    wcs : WCS
-        Celestial, two axes.
-    shape_YX : (int, int)
-    centre_ra, centre_dec, radius : float
-        Centre and distance of the farthest corner, deg.
-    """
-
-    name: str
-    wcs: WCS
-    shape_YX: tuple[int, int]
-    centre_ra: float
-    centre_dec: float
-    radius: float
-
-    @classmethod
-    def of(cls, name: str, wcs: WCS, shape_YX: tuple[int, int]) -> Self:
-        height, width = shape_YX
-        x = np.array([(width - 1) / 2, -0.5, width - 0.5, -0.5, width - 0.5])
-        y = np.array([(height - 1) / 2, -0.5, -0.5, height - 0.5, height - 0.5])
-        ra, dec = wcs.all_pix2world(x, y, 0, ra_dec_order=True)
-        if not np.isfinite([ra, dec]).all():
-            raise UnitError("no_wcs", f"{name}: the WCS gives no position for a corner")
-        radius = float(separation_deg(ra[0], dec[0], ra[1:], dec[1:]).max())
-        return cls(name, wcs, shape_YX, float(ra[0]) % 360, float(dec[0]), radius)
-
-    def pixel_of(
-        self, ra: NDArray[np.float64], dec: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
-        """Find positions in the tile.
-
-        Parameters
-        ----------
-        ra, dec : (N,) float64, deg
-
-        Returns
-        -------
-        x, y : (N,) float64
-            0-based pixel positions, NaN outside.
-        inside : (N,) bool
-        """
-        x, y = np.full(len(ra), np.nan), np.full(len(ra), np.nan)
-        # Far from the tile the projection may have no solution at all.
-        near = separation_deg(self.centre_ra, self.centre_dec, ra, dec) <= self.radius * 1.001
-        if near.any():
-            with _quietly():
-                x[near], y[near] = self.wcs.all_world2pix(
-                    ra[near], dec[near], 0, quiet=True, ra_dec_order=True
-                )
-        height, width = self.shape_YX
-        inside = (x >= -0.5) & (x < width - 0.5) & (y >= -0.5) & (y < height - 0.5)
-        x[~inside] = y[~inside] = np.nan
-        return x, y, inside
-
-    def sky_of(
-        self, x: NDArray[np.float64], y: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return RA and Dec (deg, ICRS) of 0-based pixel positions."""
-        ra, dec = self.wcs.all_pix2world(x, y, 0, ra_dec_order=True)
-        return ra % 360, dec
-
-
-def separation_deg(
-    ra_1: Any, dec_1: Any, ra_2: NDArray[np.float64], dec_2: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Angular distance in degrees (haversine formula, stable at small separations)."""
-    ra_1, dec_1, ra_2, dec_2 = (np.radians(value) for value in (ra_1, dec_1, ra_2, dec_2))
-    h = np.sin((dec_2 - dec_1) / 2) ** 2
-    h = h + np.cos(dec_1) * np.cos(dec_2) * np.sin((ra_2 - ra_1) / 2) ** 2
-    distance: NDArray[np.float64] = np.degrees(2 * np.arcsin(np.sqrt(np.clip(h, 0, 1))))
-    return distance
-
-
-class _Plane:
-    """Pixels of one image HDU, sliced as ``plane[y0:y1, x0:x1]`` in native byte order."""
-
-    def __init__(self, path: Path, hdus: fits.HDUList) -> None:
-        self.path = path
-        self.hdus = hdus
-        self.hdu = _only_image(path, hdus)
-        _check_whole(path, self.hdu)
-        self.shape: tuple[int, int] = self.hdu.shape
-        self.header = self.hdu.header
-        self._compressed = isinstance(self.hdu, fits.CompImageHDU)
-        self._strip: NDArray[Any] | None = None
-        self._strip_start = 0
-        # Read before `.data`, which drops these cards.
-        scaled = any(card in self.header for card in ("BSCALE", "BZERO", "BLANK"))
-        self._pixels = self.hdu.section if self._compressed or scaled else self.hdu.data
-
-    def __getitem__(self, index: tuple[slice, slice]) -> NDArray[Any]:
-        rows, columns = index
-        try:
-            with _quietly():
-                if not self._compressed:
-                    return np.asarray(self._pixels[rows, columns])
-                return self._from_strip(rows)[:, columns]
-        except _READ_ERRORS as error:
-            raise UnitError("unreadable", f"{self.path}: pixels can't be read ({error})") from error
-
-    def _from_strip(self, rows: slice) -> NDArray[Any]:
-        end = self._strip_start + (0 if self._strip is None else len(self._strip))
-        if self._strip is None or rows.start < self._strip_start or rows.stop > end:
-            stop = min(self.shape[0], max(rows.stop, rows.start + _STRIP_ROWS))
-            self._strip_start = rows.start
-            self._strip = np.asarray(self._pixels[rows.start : stop, :])
-        return self._strip[rows.start - self._strip_start : rows.stop - self._strip_start]
-
-    def number(self, card: str, reason: str) -> float:
-        """Read a number from the header, or raise `UnitError` with `reason`."""
-        try:
-            return float(self.header[card])
-        except _READ_ERRORS as error:
-            raise UnitError(
-                reason, f"{self.path}: card {card} can't be read ({error})", "a number"
-            ) from error
-
-
-def _only_image(path: Path, hdus: fits.HDUList) -> Any:
-    """Return the first image; refuse to guess where several bear its name."""
-    images = [
-        hdu
-        for hdu in hdus
-        if getattr(hdu, "is_image", False) and len(hdu.shape) == 2 and min(hdu.shape) > 0
-    ]
-    if not images:
-        raise UnitError("no_image", f"{path} holds no two-dimensional image")
-    name = images[0].name
-    twins = sum(hdu.name == name for hdu in images)
-    if name and twins > 1:
-        raise UnitError(
-            "ambiguous_image", f"{path} holds {twins} images named {name}", "one image a file"
-        )
-    return images[0]
-
-
-def _check_whole(path: Path, hdu: Any) -> None:
-    # `.section` reads the intact part of a truncated file without complaint.
-    where = hdu.fileinfo()
-    if path.suffix == ".gz" or where is None:
-        return
-    end, found = where["datLoc"] + where["datSpan"], path.stat().st_size
-    # All but the padding of the last block must be there.
-    if found <= end - fits.header.BLOCK_SIZE:
-        raise UnitError("truncated", f"{path} has {found} bytes", f"{end}")
-
-
-def _footprint(name: str, path: Path, hdu: Any, hdus: fits.HDUList) -> Footprint:
-    try:
-        with _quietly():
-            # The whole file, since distortion tables are HDUs of their own.
-            wcs = WCS(hdu.header, hdus, naxis=2)
-            if not wcs.has_celestial:
-                raise UnitError("no_wcs", f"{path} has no celestial WCS", "CTYPE1 and CTYPE2 cards")
-            axis, frame = wcs.wcs.lngtyp.strip(), wcs.wcs.radesys
-            if axis != "RA" or frame.startswith("FK4"):
-                raise UnitError(
-                    "sky_frame",
-                    f"{path} is mapped in {axis} ({frame or 'no RADESYS'})",
-                    "RA and Dec in ICRS or FK5",
-                )
-            return Footprint.of(name, wcs, hdu.shape)
-    except (MemoryError, *_READ_ERRORS) as error:  # wcslib's word for cards it can't make sense of
-        reason = " ".join(str(error).split())
-        raise UnitError("no_wcs", f"{path}: its WCS can't be read ({reason})") from error
-
-
-def salvage_footprint(files: TileFiles) -> Footprint | None:
+def salvage_footprint(files: TileFiles, survey: Survey) -> Footprint | None:
     """Tell where a tile lies that can't be opened as a whole, from any image with a header."""
-    for kinds in files.paths.values():
-        try:
-            with _quietly(), fits.open(kinds["image"]) as hdus:
-                hdu = _only_image(kinds["image"], hdus)
-                return _footprint(files.name, kinds["image"], hdu, hdus)
-        except (UnitError, *_READ_ERRORS):
-            continue
+    for band in files.paths:
+        with ExitStack() as stack:
+            try:
+                return _footprint(files.name, _open_plane(OpenFiles(stack), files, survey, band))
+            except UnitError:
+                continue
     return None
+
+
+def _open_plane(
+    opened: OpenFiles, files: TileFiles, survey: Survey, band: str, kind: Any = "image"
+) -> Plane:
+    path = files.paths.get(band, {}).get(kind)
+    if path is None:
+        raise UnitError("missing_band", f"{files.name} has no {band} {kind}", "every band")
+    hdu, cube = survey.files.hdu_of(kind, band), survey.files.cube
+    try:
+        return opened.plane(path, hdu, cube.index(band) if cube and kind != "psf" else None)
+    except UnitError as error:
+        # In a file that holds all bands, an HDU that isn't there is a band that isn't there.
+        if error.reason == "no_image" and "{band}" in str(survey.files.hdus.get(kind)):
+            raise UnitError("missing_band", error.what, error.expected, error.remedy) from error
+        raise
+
+
+def _footprint(name: str, plane: Plane) -> Footprint:
+    return footprint_of(name, plane.path, plane.header, plane.hdus, plane.shape)
 
 
 class Tile:
@@ -356,6 +180,9 @@ class Tile:
     ----------
     name : str
     bands : tuple of str
+    missing_bands : tuple of str
+        Those of `bands` that the tile lacks; all their pixels are NaN.
+    pixels : mapping of band to BandPixels
     footprint : Footprint
     shape_YX : (int, int)
     """
@@ -365,42 +192,38 @@ class Tile:
         name: str,
         bands: tuple[str, ...],
         survey: Survey,
-        planes: Mapping[str, Mapping[str, _Plane]],
+        planes: Mapping[str, Mapping[str, Plane]],
     ) -> None:
         self.name, self.bands = name, bands
         self._survey, self._planes = survey, planes
-        self._njy = {band: self._njy_factor(band) for band in bands}
-        self.shape_YX = planes[bands[0]]["image"].shape
-        self.footprint = self._check_grids()
+        first = next(band for band in bands if planes[band])
+        self.missing_bands = tuple(band for band in bands if not planes[band])
+        self.shape_YX = planes[first]["image"].shape
+        self.footprint = self._check_grids(first)
+        self.pixels = {
+            band: BandPixels(planes[band], survey, band, self.shape_YX) for band in bands
+        }
 
-    def _njy_factor(self, band: str) -> float:
-        zero_point = self._survey.zero_point
-        plane = self._planes[band]["image"]
-        magnitude = zero_point.value
-        if magnitude is None:
-            assert zero_point.card is not None
-            magnitude = plane.number(zero_point.card, "no_zero_point")
-        return float(10 ** ((schema.AB_ZERO_POINT_NJY - magnitude) / 2.5))
-
-    def _check_grids(self) -> Footprint:
+    def _check_grids(self, first_band: str) -> Footprint:
         first: Footprint | None = None
         for band in self.bands:
             for kind, plane in self._planes[band].items():
-                if plane.shape != self.shape_YX:
+                if kind != "psf" and plane.shape != self.shape_YX:
                     raise UnitError(
                         "unequal_size",
                         f"{plane.path} ({band} {kind}) has {plane.shape[1]} x {plane.shape[0]} "
                         "pixels",
-                        f"{self.shape_YX[1]} x {self.shape_YX[0]} as in {self.bands[0]}",
+                        f"{self.shape_YX[1]} x {self.shape_YX[0]} as in {first_band}",
                     )
-            footprint = self._footprint(self._planes[band]["image"])
-            first = first or footprint
-            self._check_same_grid(first, footprint, band)
+            if self._planes[band]:
+                footprint = self._footprint(self._planes[band]["image"])
+                first = first or footprint
+                self._check_same_grid(first, footprint, band)
         assert first is not None
         return first
 
-    def _footprint(self, plane: _Plane) -> Footprint:
-        footprint = _footprint(self.name, plane.path, plane.hdu, plane.hdus)
+    def _footprint(self, plane: Plane) -> Footprint:
+        footprint = _footprint(self.name, plane)
         scales = proj_plane_pixel_scales(footprint.wcs) * 3600
         wanted = self._survey.pixel_scale_arcsec
         if not (abs(scales / wanted - 1) <= _PIXEL_SCALE_TOLERANCE).all():
@@ -415,7 +238,7 @@ class Tile:
         height, width = self.shape_YX
         x, y = np.array([0.0, width - 1, 0, width - 1]), np.array([0.0, 0, height - 1, height - 1])
         ra, dec = first.sky_of(x, y)
-        with _quietly():
+        with quietly():
             x_other, y_other = other.wcs.all_world2pix(ra, dec, 0, quiet=True, ra_dec_order=True)
         shift = float(np.hypot(x_other - x, y_other - y).max())
         if not shift <= _GRID_TOLERANCE_PIX:
@@ -426,116 +249,73 @@ class Tile:
                 "bands on one pixel grid",
             )
 
-    def image(self, band: str) -> _Flux:
-        """Return the flux plane, sliced as ``[y0:y1, x0:x1]`` → float32 nJy, NaN without data."""
-        return _Flux(self._planes[band], self._njy[band])
-
-    def mask(self, band: str) -> _Mask:
-        """Return the mask plane, sliced like `image` → uint8 bits of `schema`."""
-        return _Mask(self._planes[band], self._survey.mask, self.image(band))
-
-    def variance(self, band: str) -> _Variance:
-        """Return the variance plane in nJy², from the inverse-variance weights.
-
-        Raises
-        ------
-        UnitError
-            If the band has no weight file.
-        """
-        if "weight" not in self._planes[band]:
-            raise UnitError("no_weight", f"{self.name}: no weight file for {band}", "one beside it")
-        return _Variance(self._planes[band]["weight"], self._njy[band])
-
     def psf_fwhm_arcsec(self, band: str) -> float:
-        """FWHM of the PSF: the survey's typical value."""
+        """FWHM of the PSF: from the header or a picture of the PSF, else the survey's typical one.
+
+        NaN for a band that is missing.
+        """
+        planes, said = self._planes[band], self._survey.psf
+        if not planes:
+            return math.nan
+        scale = self._survey.pixel_scale_arcsec
+        for plane in (planes[kind] for kind in ("psf", "image") if kind in planes):
+            value = plane.card(said.card) if said.card is not None else None
+            if isinstance(value, (int, float)) and 0 < value < math.inf:
+                return float(value) * (scale if said.unit == "pix" else 1)
+        if "psf" in planes:
+            from lensfinder.psf import fwhm_pix
+
+            plane = planes["psf"]
+            width = fwhm_pix(plane[0 : plane.shape[0], 0 : plane.shape[1]])
+            if math.isfinite(width):
+                return width * scale
         return self._survey.psf_fwhm_arcsec[band]
 
 
-@dataclass(frozen=True)
-class _Flux:
-    planes: Mapping[str, _Plane]
-    njy: float
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.planes["image"].shape
-
-    def __getitem__(self, index: tuple[slice, slice]) -> NDArray[np.float32]:
-        # KiDS' 1e-12 has no room for its square in float32, so the factor is applied in float64.
-        # What float32 can't hold is damage, and becomes no data.
-        with np.errstate(over="ignore"):
-            flux = (self.planes["image"][index].astype(np.float64) * self.njy).astype(np.float32)
-        flux[~np.isfinite(flux)] = np.nan
-        if "weight" in self.planes:
-            flux[~(self.planes["weight"][index] > 0)] = np.nan
-        return flux
-
-
-@dataclass(frozen=True)
-class _Mask:
-    planes: Mapping[str, _Plane]
-    bits: MaskBits
-    flux: _Flux
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.planes["image"].shape
-
-    def __getitem__(self, index: tuple[slice, slice]) -> NDArray[np.uint8]:
-        image, bits = self.planes["image"], self.bits
-        mask = np.where(np.isnan(self.flux[index]), schema.MASK_NO_DATA, 0).astype(np.uint8)
-        if bits.saturation_card is not None and bits.saturation_card in image.header:
-            limit = image.number(bits.saturation_card, "no_saturation_level")
-            mask[image[index] >= limit] |= schema.MASK_SATURATED
-        if "mask" in self.planes:
-            stored = self.planes["mask"][index].astype(np.int64)
-            for spoiling, bit in (
-                (bits.no_data, schema.MASK_NO_DATA),
-                (bits.saturated, schema.MASK_SATURATED),
-                (bits.bad, schema.MASK_BAD),
-            ):
-                mask[(stored & spoiling) != 0] |= bit
-        return mask
-
-
-@dataclass(frozen=True)
-class _Variance:
-    weight: _Plane
-    njy: float
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.weight.shape
-
-    def __getitem__(self, index: tuple[slice, slice]) -> NDArray[np.float32]:
-        weight = self.weight[index].astype(np.float64)
-        variance = np.full(weight.shape, np.nan)
-        np.divide(self.njy**2, weight, out=variance, where=weight > 0)
-        return variance.astype(np.float32)
-
-
 @contextmanager
-def open_tile(files: TileFiles, survey: Survey, bands: tuple[str, ...]) -> Iterator[Tile]:
+def open_tile(
+    files: TileFiles,
+    survey: Survey,
+    bands: tuple[str, ...],
+    *,
+    missing: Literal["reject", "mask"] = "reject",
+) -> Iterator[Tile]:
     """Open a tile; only headers are read until pixels are sliced.
+
+    Parameters
+    ----------
+    files : TileFiles
+    survey : Survey
+    bands : tuple of str
+    missing : {"reject", "mask"}
+        What to do where a band's image is missing: refuse the tile, or give NaN for the band.
 
     Raises
     ------
     UnitError
         If a band is missing, or a file is unreadable, truncated, without image or WCS, on another
-        grid, or of another pixel scale.
+        grid, of another pixel scale or in another unit.
     """
     with ExitStack() as stack:
-        planes: dict[str, dict[str, _Plane]] = {}
+        opened = OpenFiles(stack)
+        planes: dict[str, dict[str, Plane]] = {}
         for band in bands:
-            if "image" not in files.paths.get(band, {}):
-                raise UnitError("missing_band", f"{files.name} has no {band} image", "every band")
             planes[band] = {}
-            for kind, path in files.paths[band].items():
+            try:
+                planes[band]["image"] = _open_plane(opened, files, survey, band)
+            except UnitError as error:
+                if error.reason != "missing_band" or missing == "reject":
+                    raise
+                continue
+            for kind in files.paths[band]:
+                if kind == "image":
+                    continue
                 try:
-                    with _quietly():
-                        hdus = stack.enter_context(fits.open(path))
-                        planes[band][kind] = _Plane(path, hdus)
-                except _READ_ERRORS as error:
-                    reason = str(error) or type(error).__name__
-                    raise UnitError("unreadable", f"{path} can't be read: {reason}") from error
+                    planes[band][kind] = _open_plane(opened, files, survey, band, kind)
+                except UnitError as error:
+                    # A picture of the PSF is welcome, and not to be had for every band.
+                    if kind != "psf" or error.reason not in ("no_image", "missing_band"):
+                        raise
+        if not any(planes.values()):
+            raise UnitError("missing_band", f"{files.name} has none of {','.join(bands)}")
         yield Tile(files.name, bands, survey, planes)

@@ -27,7 +27,7 @@ def test_a_known_lens_lies_where_it_is_seen(real_data: Path) -> None:
         assert inside[0]
         assert [x[0], y[0]] == pytest.approx([222.3, 229.7], abs=0.1)
         # SL2SJ142209+524652: its lens galaxy is the brightest thing within two arcsec.
-        around = tile.image("i")[220:241, 212:233]
+        around = tile.pixels["i"][220:241, 212:233].flux
         peak = np.unravel_index(np.nanargmax(around), around.shape)
         assert np.hypot(peak[0] + 220 - y[0], peak[1] + 212 - x[0]) < 3
 

@@ -17,7 +17,7 @@ from skies import PROJECTIONS, sky_YX, tan_wcs, write_kids_tile
 
 from lensfinder import schema, stamps, survey, tiles
 from lensfinder.errors import RequestError, UnitError
-from lensfinder.tiles import Footprint
+from lensfinder.footprints import Footprint, separation_deg
 
 KIDS = survey.load("kids")
 BANDS = ("g", "r", "i")
@@ -84,7 +84,7 @@ def test_separation_agrees_with_astropy(
 ) -> None:
     a = SkyCoord(ra_1, dec_1, unit=units.deg)
     b = SkyCoord(ra_2, dec_2, unit=units.deg)
-    ours = tiles.separation_deg(ra_1, dec_1, np.array([ra_2]), np.array([dec_2]))[0]
+    ours = separation_deg(ra_1, dec_1, np.array([ra_2]), np.array([dec_2]))[0]
     # Where two positions are opposite, the haversine has lost half of its digits.
     assert ours == pytest.approx(a.separation(b).deg, abs=1e-9 if ours < 179 else 1e-5)
 
@@ -95,8 +95,8 @@ def open_one(folder: Path, bands: tuple[str, ...] = BANDS) -> dict[str, np.ndarr
     with tiles.open_tile(files, KIDS, bands) as tile:
         whole = tuple(slice(0, side) for side in tile.shape_YX)
         return {
-            "flux": np.stack([tile.image(band)[whole] for band in bands]),
-            "mask": np.stack([tile.mask(band)[whole] for band in bands]),
+            "flux": np.stack([tile.pixels[band][whole].flux for band in bands]),
+            "mask": np.stack([tile.pixels[band][whole].mask for band in bands]),
         }
 
 
@@ -189,7 +189,7 @@ def test_compressed_rows_may_be_asked_for_in_any_order(tmp_path: Path) -> None:
     with tiles.open_tile(files, KIDS, ("r",)) as tile:
         for y in (0, 5, 2990, 1020, 1030, 3, 2995):
             rows = slice(max(0, y - 7), y + 5)
-            got = tile.image("r")[rows, slice(2, 9)] / 10 ** (31.4 / 2.5)
+            got = tile.pixels["r"][rows, slice(2, 9)].flux / 10 ** (31.4 / 2.5)
             np.testing.assert_allclose(got, image[rows, 2:9], rtol=1e-6)
 
 
@@ -241,7 +241,7 @@ def test_a_header_decides_the_zero_point_where_the_survey_says_so(tmp_path: Path
             pass
     rewrite_header(tmp_path / "KiDS_DR4.0_1_2_r_sci.fits", MAGZERO=31.4)
     with tiles.open_tile(files, this, ("r",)) as tile:
-        assert tile.image("r")[0:1, 0:1][0, 0] == IMAGE[0, 0]
+        assert tile.pixels["r"][0:1, 0:1].flux[0, 0] == IMAGE[0, 0]
 
 
 def test_identity_follows_size_and_header_but_not_time_or_place(tmp_path: Path) -> None:

@@ -15,12 +15,13 @@ from lensfinder import schema, tables, tiles
 from lensfinder.config import TargetsConfig
 from lensfinder.cutout.targets import Ownership, assign, keep_once
 from lensfinder.errors import RequestError, UnitError
+from lensfinder.footprints import Footprint, separation_deg
 from lensfinder.runs import Failure, Receipt, Run, Unit, ingredients
 from lensfinder.survey import Survey
 from lensfinder.tables import Columns
-from lensfinder.tiles import Footprint, TileFiles
+from lensfinder.tiles import TileFiles
 
-_DETECTION_VERSION = 1
+_DETECTION_VERSION = 2
 # Pixels of one unit held in memory at a time.
 _UNIT_BYTES = 512 * 2**20
 
@@ -208,7 +209,7 @@ def _footprint(
     except UnitError as error:
         # Targets of a catalogue that lie on a broken tile are not forgotten: its unit will fail
         # with the reason, and other tiles stand in for it.
-        footprint = tiles.salvage_footprint(files) if targets_known else None
+        footprint = tiles.salvage_footprint(files, survey) if targets_known else None
         if footprint is None:
             unit = Unit(run.stage, files.name, run.product(f"{files.name}.none"), {})
             run.units.append(unit)
@@ -256,7 +257,7 @@ def _with_neighbours(
     near = set()
     for files, footprint in zip(readable, footprints, strict=True):
         if files.name in share:
-            apart = tiles.separation_deg(footprint.centre_ra, footprint.centre_dec, ra, dec)
+            apart = separation_deg(footprint.centre_ra, footprint.centre_dec, ra, dec)
             touching = np.flatnonzero(apart <= footprint.radius + radius)
             near |= {readable[t].name for t in touching.tolist()}
     return near
@@ -299,9 +300,10 @@ def detect_unit(unit: Unit) -> Receipt:
     psf_pix = survey.psf_fwhm_arcsec[band] / survey.pixel_scale_arcsec
     with tiles.open_tile(files, survey, (band,)) as tile:
         whole = (slice(0, tile.shape_YX[0]), slice(0, tile.shape_YX[1]))
+        pixels = tile.pixels[band][whole]
         found = detect(
-            tile.image(band)[whole],
-            tile.mask(band)[whole] != 0,
+            pixels.flux,
+            pixels.mask != 0,
             psf_pix,
             sigma=task["detect"]["detect_sigma"],
             pixels=task["detect"]["detect_pixels"],

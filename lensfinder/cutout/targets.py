@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lensfinder.tiles import Footprint, separation_deg
+from lensfinder.footprints import Footprint, separation_deg
 
 # Two detections this close on different tiles are one object seen twice.
 SAME_OBJECT_ARCSEC = 1.0

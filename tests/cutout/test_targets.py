@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from skies import tan_wcs
 
 from lensfinder.cutout.targets import assign, keep_once
-from lensfinder.tiles import Footprint, separation_deg
+from lensfinder.footprints import Footprint, separation_deg
 
 SHAPE_YX = (300, 300)  # a minute of arc
 JITTER_ARCSEC = 0.3

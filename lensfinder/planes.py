@@ -1,0 +1,224 @@
+"""One plane of pixels in a FITS file, found by HDU and read lazily.
+
+A plain image is a memory map. A compressed or gzipped one is read in strips of rows, each once as
+long as rows are asked for in order, so that no image stands in memory as a whole.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+from numpy.typing import NDArray
+
+from lensfinder.errors import UnitError
+from lensfinder.footprints import READ_ERRORS, quietly
+
+# Strips of this size are read at a time.
+_STRIP_BYTES = 32 * 2**20
+# A small file can declare an enormous image, and a compressed tile must be held as a whole.
+_MOST_BYTES_AT_ONCE = 2**30
+_BLOCK_BYTES = 2880
+# Images that belong to the WCS and are no pixels of the sky.
+_DISTORTION_TABLES = ("WCSDVARR", "D2IMARR")
+
+
+class Plane:
+    """Pixels of one image, sliced as ``plane[y0:y1, x0:x1]`` in native byte order.
+
+    Parameters
+    ----------
+    path : Path
+    hdus : HDUList
+        The open file.
+    hdu : image HDU
+    layer : int, optional
+        Which image of a cube.
+    """
+
+    def __init__(self, path: Path, hdus: fits.HDUList, hdu: Any, layer: int | None = None) -> None:
+        self.path, self.hdus, self.hdu, self.layer = path, hdus, hdu, layer
+        self.shape: tuple[int, int] = hdu.shape[-2:]
+        if layer is not None and layer >= hdu.shape[0]:
+            raise UnitError(
+                "missing_band", f"{path} has {hdu.shape[0]} planes", f"at least {layer + 1}"
+            )
+        self.header = hdu.header
+        compressed = isinstance(hdu, fits.CompImageHDU)
+        self._in_strips = compressed or path.suffix == ".gz"
+        # Whole compressed tiles, so that none is decompressed for two strips.
+        tile_rows = int(hdu.tile_shape[-2]) if compressed else 1
+        itemsize = abs(int(hdu.header["BITPIX"])) // 8
+        row_bytes = max(1, self.shape[1] * itemsize)
+        if tile_rows * row_bytes > _MOST_BYTES_AT_ONCE:
+            raise UnitError(
+                "too_large",
+                f"{path} can only be read {tile_rows * row_bytes / 2**30:.1f} GiB at a time",
+                "rows or compressed tiles below 1 GiB",
+                "Compress it again by rows, as fpack does.",
+            )
+        self._step = max(1, _STRIP_BYTES // (row_bytes * tile_rows)) * tile_rows
+        self._strip: NDArray[Any] | None = None
+        self._strip_start = 0
+        _check_whole(path, hdu)
+        # Read before `.data`, which drops these cards.
+        scale, zero = (
+            hdu.header.get(card, default) for card, default in (("BSCALE", 1), ("BZERO", 0))
+        )
+        blank = "BLANK" in hdu.header and int(hdu.header["BITPIX"]) > 0
+        self.scaled = (scale, zero) != (1, 0) or blank
+        self._pixels = hdu.section if self._in_strips or self.scaled else np.asarray(hdu.data)
+
+    @property
+    def exact_in_float32(self) -> bool:
+        """Whether the stored numbers are float32, unscaled."""
+        return not self.scaled and int(self.header["BITPIX"]) == -32
+
+    def __getitem__(self, index: tuple[slice, slice]) -> NDArray[Any]:
+        rows, columns = index
+        try:
+            if self._in_strips:
+                return self._rows_of_strip(rows)[:, columns]
+            if not self.scaled:
+                # A plain view of the map; whoever copies it swaps the bytes.
+                pixels: NDArray[Any] = self._pixels[self._layered(rows, columns)]
+                return pixels
+            with quietly():
+                return np.asarray(self._pixels[self._layered(rows, columns)])
+        except READ_ERRORS as error:
+            raise UnitError("unreadable", f"{self.path}: pixels can't be read ({error})") from error
+
+    def _layered(self, rows: slice, columns: slice) -> tuple[Any, ...]:
+        return (rows, columns) if self.layer is None else (self.layer, rows, columns)
+
+    def _rows_of_strip(self, rows: slice) -> NDArray[Any]:
+        end = self._strip_start + (0 if self._strip is None else len(self._strip))
+        if self._strip is None or rows.start < self._strip_start or rows.start > end:
+            # Elsewhere: start anew, at the beginning of a compressed tile.
+            self._strip, self._strip_start = None, rows.start
+            end = rows.start
+        if rows.stop > end:
+            stop = min(self.shape[0], -(-rows.stop // self._step) * self._step)
+            with quietly():
+                new = np.asarray(self._pixels[self._layered(slice(end, stop), slice(None))])
+            if self._strip is not None:
+                # Rows that windows share stay; all before them are done with.
+                new = np.concatenate([self._strip[rows.start - self._strip_start :], new])
+            self._strip, self._strip_start = new, rows.start
+        start = rows.start - self._strip_start
+        return self._strip[start : start + rows.stop - rows.start]  # type: ignore[index]
+
+    def forget(self) -> None:
+        """Let go of the strip in memory."""
+        self._strip = None
+
+    def card(self, name: str) -> Any:
+        """Return a header card of the image, or of the primary HDU; None if neither has it."""
+        for header in (self.header, self.hdus[0].header):
+            if name in header:
+                return header[name]
+        return None
+
+    def number(self, card: str, reason: str) -> float:
+        """Read a number from the image's header or the primary one.
+
+        Raises
+        ------
+        UnitError
+            With `reason`, if there is none.
+        """
+        try:
+            value = self.card(card)
+            if value is None or isinstance(value, bool):
+                raise KeyError(card)
+            return float(value)
+        except READ_ERRORS as error:
+            raise UnitError(
+                reason, f"{self.path}: card {card} can't be read ({error})", "a number"
+            ) from error
+
+
+class OpenFiles:
+    """Files opened once each, for as long as a tile is."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+        self._open: dict[Path, fits.HDUList] = {}
+
+    def plane(self, path: Path, hdu: int | str | None = None, layer: int | None = None) -> Plane:
+        """Open an image of a file.
+
+        Parameters
+        ----------
+        path : Path
+        hdu : int or str, optional
+            Number or EXTNAME; without it the file must hold one image.
+        layer : int, optional
+            Which plane of a cube.
+
+        Raises
+        ------
+        UnitError
+            If the file is unreadable or truncated, or the image is not there or not the only one
+            of its name.
+        """
+        try:
+            with quietly():
+                hdus = self._open.get(path)
+                if hdus is None:
+                    hdus = self._stack.enter_context(fits.open(path))
+                    # Each gzipped image is read in order by a reader of its own.
+                    if path.suffix != ".gz":
+                        self._open[path] = hdus
+                return Plane(path, hdus, _image(path, hdus, hdu, 2 if layer is None else 3), layer)
+        except READ_ERRORS as error:
+            reason = str(error) or type(error).__name__
+            raise UnitError("unreadable", f"{path} can't be read: {reason}") from error
+
+
+def _image(path: Path, hdus: fits.HDUList, wanted: int | str | None, dimensions: int) -> Any:
+    """Return the image asked for; refuse to guess between several."""
+    images = {
+        number: hdu
+        for number, hdu in enumerate(hdus)
+        if getattr(hdu, "is_image", False)
+        and len(hdu.shape) == dimensions
+        and min(hdu.shape) > 0
+        and hdu.name not in _DISTORTION_TABLES
+    }
+    if wanted is not None:
+        numbers = [
+            number
+            for number, hdu in images.items()
+            if number == wanted or hdu.name == str(wanted).upper()
+        ]
+    else:
+        numbers = list(images)
+    if not numbers:
+        what = "image" if wanted is None else f"image {wanted}"
+        there = ", ".join(f"{n} {hdu.name}".strip() for n, hdu in images.items())
+        raise UnitError(
+            "no_image", f"{path} holds no {dimensions}-dimensional {what}; it has: {there or None}"
+        )
+    if len(numbers) > 1:
+        names = sorted({images[number].name or "nothing" for number in numbers})
+        raise UnitError(
+            "ambiguous_image",
+            f"{path} holds {len(numbers)} images named {', '.join(names)}",
+            "one, or the survey's [files.hdus] to say which",
+        )
+    return images[numbers[0]]
+
+
+def _check_whole(path: Path, hdu: Any) -> None:
+    # `.section` reads the intact part of a truncated file without complaint.
+    where = hdu.fileinfo()
+    if path.suffix == ".gz" or where is None:
+        return
+    end, found = where["datLoc"] + where["datSpan"], path.stat().st_size
+    # All but the padding of the last block must be there.
+    if found <= end - _BLOCK_BYTES:
+        raise UnitError("truncated", f"{path} has {found} bytes", f"{end}")
