@@ -26,7 +26,10 @@ TOLERANCE = 1e-4
 def run(stage: str, folder: Path, **sections: dict[str, Any]) -> Summary:
     keys = sections.pop("execution", {})
     return execute(
-        stage, load(None, (), sections), folder, Execution(**{"engine": "serial", **keys}, verbosity=-1)
+        stage,
+        load(None, (), sections),
+        folder,
+        Execution(**{"engine": "serial", **keys}, verbosity=-1),
     )
 
 
@@ -88,7 +91,8 @@ def test_tiles_give_the_scores_of_their_cutouts(
     sample: dict[str, Any], model: tuple[Model, Path], scored: Path, tmp_path: Path
 ) -> None:
     run(
-        "infer", tmp_path,
+        "infer",
+        tmp_path,
         infer={"inputs": sample["tiles"], "catalog": sample["catalog"], "model": model[1]},
     )
     assert_same(scores_of(scored), scores_of(tmp_path))
@@ -99,12 +103,18 @@ def test_tiles_give_the_scores_of_their_cutouts(
     [({"batch_size": 1}, {}), ({"batch_size": 7}, {"engine": "local", "workers": 2})],
 )
 def test_batches_and_workers_change_no_score(
-    cutouts: Path, model: tuple[Model, Path], scored: Path, tmp_path: Path,
-    keys: dict[str, Any], execution: dict[str, Any],
+    cutouts: Path,
+    model: tuple[Model, Path],
+    scored: Path,
+    tmp_path: Path,
+    keys: dict[str, Any],
+    execution: dict[str, Any],
 ) -> None:
     run(
-        "infer", tmp_path,
-        infer={"inputs": (cutouts,), "model": model[1], **keys}, execution=execution,
+        "infer",
+        tmp_path,
+        infer={"inputs": (cutouts,), "model": model[1], **keys},
+        execution=execution,
     )
     assert_same(scores_of(scored), scores_of(tmp_path))
 
@@ -126,8 +136,11 @@ def test_eight_views_do_not_see_how_a_stamp_is_turned(
         image, mask = shard.image[:20], shard.mask[:20]
     upright = score(model[0], image, mask, batch_size=8, views=8)
     turned = score(
-        model[0], np.rot90(image[..., ::-1], axes=(2, 3)), np.rot90(mask[..., ::-1], axes=(2, 3)),
-        batch_size=8, views=8,
+        model[0],
+        np.rot90(image[..., ::-1], axes=(2, 3)),
+        np.rot90(mask[..., ::-1], axes=(2, 3)),
+        batch_size=8,
+        views=8,
     )
     assert np.abs(upright - turned).max() <= TOLERANCE
     assert np.abs(upright - score(model[0], image, mask, batch_size=8)).max() > TOLERANCE
@@ -164,8 +177,11 @@ def test_scores_are_calibrated_logits(scored: Path) -> None:
     [({"size": 39}, "39"), ({"bands": ("r", "g", "i")}, "r,g,i"), ({"bands": ("g", "r")}, "g,r")],
 )
 def test_other_stamps_than_the_model_takes_are_refused(
-    sample: dict[str, Any], model: tuple[Model, Path], tmp_path: Path,
-    cutout: dict[str, Any], named: str,
+    sample: dict[str, Any],
+    model: tuple[Model, Path],
+    tmp_path: Path,
+    cutout: dict[str, Any],
+    named: str,
 ) -> None:
     run("cutout", tmp_path / "c", cutout={**sample, "size": SIZE, "bands": BANDS, **cutout})
     with pytest.raises(MismatchError, match=named):
@@ -176,8 +192,12 @@ def test_another_model_does_not_reuse_scores(
     cutouts: Path, model: tuple[Model, Path], scored: Path, tmp_path: Path
 ) -> None:
     other = create(
-        model[0].spec, model[0].network, model[0].transform,
-        temperature=3.0, training_prevalence=0.5, provenance={},
+        model[0].spec,
+        model[0].network,
+        model[0].transform,
+        temperature=3.0,
+        training_prevalence=0.5,
+        provenance={},
     )
     checkpoint.save(tmp_path / "other.safetensors", other)
     with pytest.raises(MismatchError, match="model_id"):
