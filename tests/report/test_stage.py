@@ -11,47 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 from astropy.table import Table
+from scored import MODEL, mock_scores, report, write_scores
 
-from lensfinder import runs, schema, shards, tables
-from lensfinder.config import Config, ReportConfig
+from lensfinder import schema, shards, tables
 from lensfinder.errors import MismatchError, RequestError
 
-MODEL = "a" * 64
 SIZE = 9
-
-
-def write_scores(folder: Path, columns: dict[str, Any], name: str = "scores") -> Path:
-    """A folder as `infer` leaves it."""
-    product = folder / "products" / f"{name}.parquet"
-    tables.write_columns(product, columns, {"ingredients": {"made": f"{folder.name} {name}"}})
-    runs.write_json(
-        folder / runs.INDEX,
-        {"stage": "infer", "counts": {}, "products": [{"product": f"products/{name}.parquet"}]},
-    )
-    return folder
-
-
-def mock_scores(n_lenses: int = 60, n_negatives: int = 301) -> dict[str, Any]:
-    rng = np.random.default_rng(0)
-    n = n_lenses + n_negatives
-    lens_N = np.arange(n) < n_lenses
-    logit_N = np.where(lens_N, rng.normal(3, 2, n), rng.normal(-5, 2, n))
-    logit_N[-1] = np.nan
-    outcome = np.full(n, "ok", object)
-    outcome[-1] = "rejected"
-    return {
-        "id": [f"mock{i}" for i in range(n)],
-        "ra": np.full(n, np.nan), "dec": np.full(n, np.nan), "tile": [""] * n,
-        "x": np.zeros(n), "y": np.zeros(n),
-        "logit": logit_N, "score": 1 / (1 + np.exp(-logit_N)),
-        "outcome": outcome, "reason": [""] * n, "flags": np.zeros(n, int),
-        "label": lens_N.astype(int), "kind": np.where(lens_N, "lens", "ring"),
-        "split": ["test"] * n, "host_id": [f"h{i}" for i in range(n)], "source_id": [""] * n,
-        "theta_e_arcsec": np.where(lens_N, 1.2, np.nan),
-        "source_snr": np.where(lens_N, 30.0, np.nan), "model_id": [MODEL] * n,
-    }  # fmt: skip
-
-
 SKY_IDS = ["<script>alert(1)</script>", "=cmd()", "é} b", "plain", "also plain", "last"]
 
 
@@ -79,11 +44,6 @@ def write_stamps(path: Path, ids: list[str]) -> None:
     shards.write(
         path, header, image_NCHW, np.zeros(image_NCHW.shape, np.uint8), {**blank, "id": ids}
     )
-
-
-def report(folder: Path, scores: list[Path], **keys: Any) -> runs.Summary:
-    config = Config(report=ReportConfig(scores=tuple(scores), prevalence=1e-3, **keys))
-    return runs.execute("report", config, folder, runs.Execution(engine="serial", verbosity=-1))
 
 
 @pytest.fixture(scope="module")

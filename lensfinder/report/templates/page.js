@@ -23,7 +23,9 @@
   const paint = async (card) => {
     const canvas = card.querySelector("canvas"), stamp = data.cards[indexOf.get(card)].stamp;
     if (!canvas || !stamp) return;
-    stretch.draw(canvas, await pictures(card), stamp, element("view").value, contrast());
+    const images = await pictures(card), view = element("view").value;
+    stretch.draw(canvas, images, stamp, view, contrast());
+    canvas.dataset.drawn = `${view} ${contrast()}`;
     canvas.hidden = false;
   };
   let asked = 0;
