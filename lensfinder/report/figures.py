@@ -301,7 +301,12 @@ def _kind_key(axes: Axes, kinds: Mapping[str, Any] | None, palette: Palette) -> 
         return
     lines = [
         # A dollar would begin a formula.
-        Line2D([], [], label=printable(kind)[:18].replace("$", r"\$") or "unnamed", **style)
+        Line2D(
+            [],
+            [],
+            label=printable(kind).removeprefix("kind: ")[:18].replace("$", r"\$") or "unnamed",
+            **style,
+        )
         for kind, style in zip(kinds, _kind_styles(palette), strict=False)
     ]
     key = axes.legend(handles=lines, loc="best", fontsize=6.5, handlelength=1.8, labelspacing=0.25,

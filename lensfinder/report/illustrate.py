@@ -46,8 +46,8 @@ def illustrations(
                 "reliability",
                 "Are scores probabilities?",
                 f"Share of lenses among mocks of like score; the mean distance from the diagonal "
-                f"(ECE) is {error}. Scores are calibrated at the training set's share of lenses; "
-                "the candidates' probabilities are for the sky's.",
+                f"(ECE) is {error}. Scores are calibrated at the training set’s share of lenses; "
+                "the candidates' probabilities are for the sky’s.",
                 f"Reliability diagram of {len(measured.reliability.n_B)} bins; calibration error "
                 f"{error}",
                 lambda palette: figures.reliability_figure(measured.reliability, palette),

@@ -15,7 +15,7 @@ from lensfinder.report.calibration import Calibration
 from lensfinder.report.measure import leaking_ids
 
 CANDIDATE_STAMPS = "candidates.h5"
-_TEXT = ("id", "tile", "kind", "split", "host_id", "source_id", "model_id")
+_TEXT = ("id", "tile", "kind", "split", "host_id", "source_id")
 _NEEDED = {
     "mocks": ("id", "logit", "score", "flags", "label", "split", "model_id"),
     "sky": ("id", "ra", "dec", "logit", "score", "flags", "model_id"),
@@ -165,7 +165,7 @@ def check_one_model(tables_by_role: Mapping[str, Mapping[str, NDArray[Any]]]) ->
     models = {
         str(model): role
         for role, columns in tables_by_role.items()
-        for model in np.unique(columns["model_id"])
+        for model in sorted(set(columns["model_id"]))
     }
     if len(models) > 1:
         listed = ", ".join(f"{model[:12]} ({role})" for model, role in models.items())

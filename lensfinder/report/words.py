@@ -190,9 +190,7 @@ def _work(point: Mapping[str, Any], sky: Mapping[str, Any]) -> str:
             else f"{counted(budget['n_candidates'], 'object')} with a logit above "
             f"{budget['logit']:.3f}"
         )
-        text += f" {hours(budget['hours'])} of inspection are enough for {what}".replace(
-            "1 hour of inspection are", "1 hour of inspection is"
-        )
+        text += f" A budget of {hours(budget['hours'])} pays for {what}"
         if budget["tpr"]["value"] is not None:
             text += (
                 f", where {percent(budget['tpr']['value'])} of the mock lenses are recovered "

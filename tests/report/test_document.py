@@ -308,3 +308,98 @@ def test_candidates_and_thumbnails_must_match() -> None:
     content = report_of(mock_columns(100, 400), sky_columns(400, 3))
     with pytest.raises(ValueError, match="3 candidates, 1 stamps"):
         page.render(content, [], [None])
+
+
+def test_the_page_leads_with_the_sky_where_the_mocks_do_not_tell_its_rate() -> None:
+    mocks, like, unlike = mock_columns(100, 400), sky_columns(400, 3), sky_columns(400, 30)
+    assert not report_of(mocks, like)["leads_with_sky"]
+    content = report_of(mocks, unlike)
+    assert content["leads_with_sky"]
+    assert "do not tell the sky's false positive rate" in content["summary"][0]
+    assert content["sky"]["comparison"]["ratio"] == pytest.approx(
+        (30 / 400) / content["thresholds"][0]["fpr"]["value"]
+    )
+    html = page_of(mocks, unlike)
+    assert html.index("Sky’s own threshold</th>") < html.index("True FPR on mocks</th>")
+    html = page_of(mocks, like)
+    assert html.index("Sky’s own threshold</th>") > html.index("True FPR on mocks</th>")
+
+
+def test_the_sky_is_compared_with_the_mocks_in_its_own_proportions_of_kinds() -> None:
+    mocks = mock_columns(100, 400)
+    mocks["logit"][mocks["kind"] == "spiral"] -= 30.0
+    measured, used = measure.measure_labelled(
+        mocks, fprs=(1e-2,), prevalence=1e-3, seed=0, sky_fraction={"spiral": 0.9, "ring": 0.1},
+        **KEPT_OUT,
+    )  # fmt: skip
+    # All false positives are rings, half of the mocks and a tenth of the sky.
+    assert measured.operating_fpr.value == pytest.approx(0.1 * 4 / 200)
+    found = sky_measured_of(sky_columns(1000, 2), measured, used)
+    assert (found.comparison.is_weighted, found.comparison.differs) == (True, False)
+    assert found.comparison.ratio == pytest.approx((2 / 1000) / (0.1 * 4 / 200))
+
+
+def test_purity_on_the_sky_is_prevalence_times_completeness_over_the_fraction_above() -> None:
+    measured, used = measured_of(mock_columns(100, 400))
+    found = sky_measured_of(sky_columns(1000, 10), measured, used)
+    tpr = measured.points[0].tpr.value
+    assert tpr is not None
+    assert found.purities[0].value == pytest.approx(1e-3 * tpr / (10 / 1000))
+    assert sky_measured_of(sky_columns(1000, 0), measured, used).purities[0].value is None
+
+
+def test_a_budget_of_hours_is_said_in_words_and_on_the_page() -> None:
+    keys = {"hours": 0.01, "per_hour": 500.0}
+    content = report_of(mock_columns(100, 400), sky_columns(400, 3), **keys)
+    assert content["sky"]["budget"]["n_candidates"] == 5
+    assert "A budget of 1 minute pays for 5 objects" in " ".join(content["summary"])
+    assert "A budget of 1 minute</strong>" in page_of(
+        mock_columns(100, 400), sky_columns(400, 3), **keys
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0 minutes"), (0.001, "1 minute"), (0.5, "30 minutes"), (1.0, "1 hour"),
+     (1.5, "1.5 hours"), (2000.0, "2,000 hours")],
+)  # fmt: skip
+def test_hours_are_told_as_people_tell_them(value: float, text: str) -> None:
+    assert words.hours(value) == text
+
+
+def test_what_was_never_a_target_lowers_the_completeness_and_no_rate() -> None:
+    columns = mock_columns(100, 400)
+    before, _ = measured_of(columns)
+    columns["logit"][:20] = np.nan
+    after, _ = measured_of(columns)
+    assert before.completeness.selected.value == 1.0
+    assert after.completeness.selected.value == 0.8
+    assert after.n_lenses == 80
+    (cells,) = after.completeness.maps
+    assert (cells.n_simulated_ST.sum(), cells.n_selected_ST.sum()) == (100, 80)
+    assert after.completeness.total.value == cells.n_recovered_ST.sum() / 100
+    columns["selected"] = np.arange(500) >= 50
+    assert measured_of(columns)[0].completeness.selected.value == 0.5
+
+
+def test_a_source_magnitude_gives_a_second_map() -> None:
+    columns = mock_columns(100, 400)
+    columns["feature_mag_r"] = np.where(columns["label"] == 1, 24.5, np.nan)
+    maps = measured_of(columns)[0].completeness.maps
+    assert [cells.against for cells in maps] == ["source_snr", "feature_mag_r"]
+    assert maps[1].n_simulated_ST.sum(axis=1).tolist() == [0, 0, 0, 100, 0, 0, 0]
+
+
+def test_a_suspected_shortcut_stands_in_the_summary_and_on_the_page() -> None:
+    columns = mock_columns(200, 400)
+    rng = np.random.default_rng(0)
+    columns["stamp_flux_r_njy"] = rng.lognormal(8, 0.3, 600) * (1 + (columns["label"] == 1))
+    on_sky = sky_columns(600, 3) | {"stamp_flux_r_njy": rng.lognormal(9, 0.3, 600)}
+    content = report_of(columns, on_sky)
+    assert content["audits"]["shortcut"]["flagged"]
+    assert content["audits"]["separability"]["flagged"]
+    assert content["audits"]["drifts"][0]["drifts"]
+    text = " ".join(content["summary"])
+    assert "Beware of a shortcut" in text
+    assert "do not look like the sky" in text
+    assert page_of(columns, on_sky).count("suspicious</span>") == 2

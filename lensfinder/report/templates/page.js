@@ -199,7 +199,13 @@
   for (const id of ["unflagged", "unknown", "graded"]) element(id).addEventListener("change", update);
   element("sort").addEventListener("change", reorder);
   element("view").addEventListener("change", repaint);
-  element("contrast").addEventListener("input", repaint);
+  // The viewer has a slider of its own, for it covers the other.
+  const sliders = [element("contrast"), element("viewer-contrast")];
+  sliders[1].value = sliders[0].value;
+  sliders.forEach((slider, i) => slider.addEventListener("input", () => {
+    sliders[1 - i].value = slider.value;
+    repaint();
+  }));
   controls.hidden = false;
   cards.forEach(mark);
   if (cards.length) select(cards[0]);
