@@ -25,6 +25,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -461,7 +462,6 @@ def close_ledger(
                     "product": unit.product.relative_to(run.folder).as_posix(),
                     "fingerprint": unit.fingerprint,
                     "bytes": unit.product.stat().st_size,
-                    "sha256": sha256_of(unit.product),
                     **vars(receipt),
                 }
             )
@@ -469,6 +469,11 @@ def close_ledger(
         for name, values in rows.items():
             ledger[name].extend(values)
         ledger["unit"].extend([unit.name] * len(rows["id"]))
+    # Hashing is most of the work here, and leaves the interpreter to the other threads.
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        products = [run.folder / entry["product"] for entry in entries]
+        for entry, digest in zip(entries, pool.map(sha256_of, products), strict=True):
+            entry["sha256"] = digest
     total = sum(counts[name] for name in schema.OUTCOMES)
     assert counts["planned"] == total, f"{counts['planned']} targets planned, {total} accounted for"
     write_json(run.folder / INDEX, {"stage": run.stage, "counts": counts, "products": entries})

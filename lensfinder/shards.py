@@ -124,9 +124,13 @@ def write(
     """
     _check_contract(header, image_NCHW, mask_NCHW, catalog)
     need_space(path, image_NCHW.nbytes * 2 + mask_NCHW.nbytes + 1_000_000)
-    # HDF5 writes to memory and Python to the disk: on a full one, h5py crashes the interpreter.
-    content = io.BytesIO()
-    with h5py.File(content, "w", libver="v108") as file:
+    # HDF5 writes its few headers to memory and Python everything to the disk: on a full one, h5py
+    # crashes the interpreter. Pixels go straight from their array to their place in the file.
+    headers = _Headers()
+    pixels: dict[str, NDArray[Any]] = {"image": image_NCHW, "mask": mask_NCHW}
+    if variance_NCHW is not None:
+        pixels["variance"] = variance_NCHW
+    with h5py.File(headers, "w", libver="v108") as file:
         file.attrs["schema_version"] = schema.SCHEMA_VERSION
         file.attrs["stage"] = header.stage
         file.attrs["survey"] = header.survey
@@ -136,14 +140,73 @@ def write(
         # Attributes end at 64 kB; a list of inputs may not.
         for name in ("ingredients", "provenance"):
             file.create_dataset(name, data=json.dumps(getattr(header, name)), dtype=_TEXT)
-        file.create_dataset("image", data=image_NCHW).attrs["unit"] = "nJy"
-        file.create_dataset("mask", data=mask_NCHW)
-        if variance_NCHW is not None:
-            file.create_dataset("variance", data=variance_NCHW).attrs["unit"] = "nJy2"
         _write_columns(file.create_group("catalog"), catalog)
         _write_columns(file.create_group("ledger"), ledger or {})
+        offsets = {name: _allocate(file, name, array) for name, array in pixels.items()}
+        for name, unit in (("image", "nJy"), ("variance", "nJy2")):
+            if name in file:
+                file[name].attrs["unit"] = unit
     with commit(path, check=lambda temporary: _check_rows(temporary, len(image_NCHW))) as temporary:
-        temporary.write_bytes(content.getbuffer())
+        with temporary.open("wb") as stream:
+            headers.write_to(stream)
+            for name, array in pixels.items():
+                stream.seek(offsets[name])
+                stream.write(np.ascontiguousarray(array).data)
+
+
+class _Headers(io.RawIOBase):
+    """A file in memory that holds what HDF5 writes, and nothing for the gaps between."""
+
+    def __init__(self) -> None:
+        self._pieces: dict[int, bytes] = {}
+        self._position = 0
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._position = offset
+        return offset
+
+    def tell(self) -> int:
+        return self._position
+
+    def write(self, data: Any) -> int:
+        self._pieces.pop(self._position, None)
+        self._pieces[self._position] = bytes(data)
+        self._position += len(data)
+        return len(data)
+
+    def readinto(self, buffer: Any) -> int:
+        # Later pieces lie over earlier ones, as in a file.
+        start, content = self._position, bytearray(len(buffer))
+        for offset, piece in self._pieces.items():
+            low, high = max(offset, start), min(offset + len(piece), start + len(content))
+            if low < high:
+                content[low - start : high - start] = piece[low - offset : high - offset]
+        buffer[:] = content
+        return len(content)
+
+    def truncate(self, size: int | None = None) -> int:
+        return self._position if size is None else size
+
+    def write_to(self, stream: Any) -> None:
+        """Write all pieces to their places in a real file."""
+        for offset, piece in self._pieces.items():
+            stream.seek(offset)
+            stream.write(piece)
+
+
+def _allocate(file: h5py.File, name: str, array: NDArray[Any]) -> int:
+    """Create a contiguous dataset without writing it; return where its pixels belong."""
+    how = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    how.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    how.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    dataset = h5py.h5d.create(
+        file.id,
+        name.encode(),
+        h5py.h5t.py_create(array.dtype),
+        h5py.h5s.create_simple(array.shape),
+        how,
+    )
+    return int(dataset.get_offset() or 0)
 
 
 def _check_contract(
