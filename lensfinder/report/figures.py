@@ -189,8 +189,7 @@ def histogram_figure(
     edges : float array, shape (B + 1,)
         Of the bins, in logits.
     counts : mapping of str to int arrays, shape (B,)
-        Of ``lenses``, ``negatives`` and ``sky``, as far as there are any; any other name is a
-        kind of negative.
+        Of ``lenses``, ``negatives`` and ``sky``, as far as there are any.
     threshold : float or None
         Operating threshold in logit.
     palette : Palette
@@ -207,18 +206,13 @@ def histogram_figure(
         "negatives": ("mock negatives", palette.negative, "-", True),
         "sky": ("sky", palette.ink, "--", False),
     }
-    kinds = {name: values for name, values in counts.items() if name not in styles}
     for name, values in counts.items():
-        if name not in styles:
-            continue
         label, colour, line, filled = styles[name]
         density = values / (values.sum() * np.diff(edges))
         axes.stairs(density, edges, color=colour, linestyle=line, linewidth=1.7,
                     label=f"{label} ({values.sum():,})")  # fmt: skip
         if filled:
             axes.stairs(density, edges, color=colour, alpha=0.18, fill=True)
-    for values, style in zip(kinds.values(), _kind_styles(palette), strict=False):
-        axes.stairs(values / (values.sum() * np.diff(edges)), edges, **style)
     if threshold is not None:
         axes.axvline(threshold, color=palette.ink, linewidth=1.2, linestyle=":")
         axes.annotate("threshold", (threshold, 1.0), (4, -4), textcoords="offset points",
@@ -226,7 +220,48 @@ def histogram_figure(
                       fontsize=8.5, color=palette.ink)  # fmt: skip
     axes.set(yscale="log", xlabel="logit of the network", ylabel="density")
     _legend(figure, axes, palette)
-    _kind_key(axes, kinds, palette)
+    return _png(figure)
+
+
+def kinds_figure(
+    edges: NDArray[np.floating],
+    counts: Mapping[str, NDArray[np.integer]],
+    threshold: float | None,
+    palette: Palette = LIGHT,
+) -> bytes:
+    """A strip for each kind: where its logits lie, darker where there are more of them.
+
+    Parameters
+    ----------
+    edges : float array, shape (B + 1,)
+        Of the bins, in logits.
+    counts : mapping of kind to int arrays, shape (B,)
+        None of them empty.
+    threshold : float or None
+        Operating threshold in logit.
+    palette : Palette
+        Colours.
+
+    Returns
+    -------
+    bytes
+        PNG.
+    """
+    figure, axes = _canvas(palette)
+    names = list(counts)
+    density_KB = np.stack([counts[name] / counts[name].max() for name in names])
+    colours = LinearSegmentedColormap.from_list("strips", palette.cells)
+    # The root shows single objects, which the threshold is all about.
+    axes.pcolormesh(edges, np.arange(len(names) + 1), np.sqrt(np.ma.masked_equal(density_KB, 0)),
+                    cmap=colours, vmin=0.0, vmax=1.0)  # fmt: skip
+    axes.hlines(np.arange(1, len(names)), edges[0], edges[-1], color=palette.paper, linewidth=3)
+    labels = [f"{_label(name)} ({counts[name].sum():,})" for name in names]
+    axes.set_yticks(np.arange(len(names)) + 0.5, labels, fontsize=8)
+    if threshold is not None:
+        axes.axvline(threshold, color=palette.negative, linewidth=1.4, label="threshold")
+        _legend(figure, axes, palette)
+    axes.set(xlabel="logit of the network")
+    axes.grid(visible=False)
     return _png(figure)
 
 
@@ -295,18 +330,17 @@ def _kind_styles(palette: Palette) -> Iterator[dict[str, Any]]:
     )
 
 
+def _label(kind: str) -> str:
+    """Name of a kind, short, and without the dollar that would begin a formula."""
+    return printable(kind)[:18].replace("$", r"\$") or "unnamed"
+
+
 def _kind_key(axes: Axes, kinds: Mapping[str, Any] | None, palette: Palette) -> None:
     """Name the thin lines inside the plot, in the order they were drawn."""
     if not kinds:
         return
     lines = [
-        # A dollar would begin a formula.
-        Line2D(
-            [],
-            [],
-            label=printable(kind).removeprefix("kind: ")[:18].replace("$", r"\$") or "unnamed",
-            **style,
-        )
+        Line2D([], [], label=_label(kind), **style)
         for kind, style in zip(kinds, _kind_styles(palette), strict=False)
     ]
     key = axes.legend(handles=lines, loc="best", fontsize=6.5, handlelength=1.8, labelspacing=0.25,

@@ -13,6 +13,8 @@ from lensfinder.report.measure import Measured
 from lensfinder.report.page import Illustration
 from lensfinder.report.words import area, percent
 
+# Before the kind's name among the histograms.
+KIND = "kind: "
 # Lines of more kinds than this could not be told apart.
 _MOST_KINDS = 8
 
@@ -47,7 +49,7 @@ def illustrations(
                 "Are scores probabilities?",
                 f"Share of lenses among mocks of like score; the mean distance from the diagonal "
                 f"(ECE) is {error}. Scores are calibrated at the training set’s share of lenses; "
-                "the candidates' probabilities are for the sky’s.",
+                "the candidates’ probabilities are for the sky’s.",
                 f"Reliability diagram of {len(measured.reliability.n_B)} bins; calibration error "
                 f"{error}",
                 lambda palette: figures.reliability_figure(measured.reliability, palette),
@@ -55,6 +57,7 @@ def illustrations(
         )
     if histograms:
         drawn.append(_scores(measured, histograms))
+        drawn += _kinds(measured, histograms)
     drawn += _completeness(measured)
     return drawn
 
@@ -102,13 +105,10 @@ def _rankings(measured: Measured, prevalence: float) -> Iterator[Illustration]:
 
 
 def _scores(measured: Measured, histograms: Mapping[str, Any]) -> Illustration:
-    edges, counts = histograms["edges"], dict(histograms["counts"])
-    wide = ("lenses", "negatives", "sky")
-    kinds = [name for name in counts if name not in wide]
-    if len(kinds) > _MOST_KINDS or len(kinds) < 2:
-        counts = {name: values for name, values in counts.items() if name in wide}
+    edges, counts = histograms["edges"], histograms["counts"]
+    wide = {name: counts[name] for name in ("lenses", "negatives", "sky") if name in counts}
     peaks = ", ".join(
-        f"{name} near {edges[int(np.argmax(counts[name]))]:.1f}" for name in wide if name in counts
+        f"{name} near {edges[int(np.argmax(values))]:.1f}" for name, values in wide.items()
     )
     return _both(
         "scores",
@@ -116,7 +116,30 @@ def _scores(measured: Measured, histograms: Mapping[str, Any]) -> Illustration:
         "Each distribution has unit area. Where the sky reaches further to the right than "
         "the mock negatives, the sky holds lenses or impostors that the mocks lack.",
         f"Histograms of the logit; most frequent: {peaks}",
-        lambda palette: figures.histogram_figure(edges, counts, measured.operating_logit, palette),
+        lambda palette: figures.histogram_figure(edges, wide, measured.operating_logit, palette),
+    )
+
+
+def _kinds(measured: Measured, histograms: Mapping[str, Any]) -> Iterator[Illustration]:
+    counts = {
+        name.removeprefix(KIND): values
+        for name, values in histograms["counts"].items()
+        if name.startswith(KIND)
+    }
+    if not counts:
+        return
+    strips = {"lens": histograms["counts"]["lenses"]} if "lenses" in histograms["counts"] else {}
+    strips |= counts
+    yield _both(
+        "kinds",
+        "Which negatives look like lenses",
+        "Where the scores of each kind of negative lie, and those of the lenses at the bottom. A "
+        "kind that reaches beyond the threshold is what candidates will be mistaken for.",
+        "Strips of the logit by kind; beyond the threshold: "
+        + ", ".join(f"{kind.kind} {percent(kind.rate.value)}" for kind in measured.kinds),
+        lambda palette: figures.kinds_figure(
+            histograms["edges"], strips, measured.operating_logit, palette
+        ),
     )
 
 

@@ -79,6 +79,7 @@ def render(
         "power": words.power,
         "interval": words.interval,
         "hours": words.hours,
+        "number": words.number,
         "printable": printable,
         "data_uri": _data_uri,
     }

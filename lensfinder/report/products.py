@@ -194,7 +194,9 @@ def _logits(
         logits["sky"] = sky["logit"][np.isfinite(sky["logit"])]
     if len(measured.kinds) > 1:
         for kind in measured.kinds:
-            logits[f"kind: {kind.kind}"] = used["logit"][~is_lens_N & (used["kind"] == kind.kind)]
+            logits[illustrate.KIND + kind.kind] = used["logit"][
+                ~is_lens_N & (used["kind"] == kind.kind)
+            ]
     return logits
 
 

@@ -154,3 +154,16 @@ def _write_thresholds(model: Path, stored: dict[str, Any]) -> None:
             ],
         },
     )
+    _tell_index(model)
+
+
+def _tell_index(model: Path) -> None:
+    """Note the changed file in the index of the run folder that it stands in, if it is in one."""
+    folder = model.parent.parent
+    if not (folder / runs.INDEX).is_file():
+        return
+    index = runs.read_index(folder)
+    for entry in index["products"]:
+        if folder / entry["product"] == model:
+            entry |= {"bytes": model.stat().st_size, "sha256": runs.sha256_of(model)}
+    runs.write_json(folder / runs.INDEX, index)

@@ -49,6 +49,12 @@ def counted(n: int, one: str, many: str | None = None) -> str:
     return f"{n:,} {one if n == 1 else many or one + 's'}"
 
 
+def number(value: float) -> str:
+    """A number with three significant digits and no power of ten: 0.0606, 12.3, 1,060."""
+    digits = np.format_float_positional(value, 3, fractional=False, trim="-")
+    return f"{float(digits):,.0f}" if value >= 1000 else digits
+
+
 def hours(value: float) -> str:
     """A time of work: "20 minutes", "1.5 hours", "3,000 hours"."""
     if value < 1.0:
@@ -154,7 +160,7 @@ def _on_the_sky(content: Mapping[str, Any]) -> list[str]:
             "there from above."
         )
     else:
-        times = "" if compared["ratio"] is None else f", {compared['ratio']:.2g} times as many"
+        times = "" if not compared["ratio"] else f", {compared['ratio']:.2g} times as many"
         text = (
             f"The mocks do not tell the sky's false positive rate: at the operating threshold "
             f"{shares}, but {percent(mocks['value'])} of the mock negatives{weighted}{times}. "
@@ -174,14 +180,13 @@ def _on_the_sky(content: Mapping[str, Any]) -> list[str]:
 def _work(point: Mapping[str, Any], sky: Mapping[str, Any]) -> str:
     """What the operating threshold, and the budget if there is one, ask of people."""
     work = point["workload"]
-    text = f" To look at all of them takes {hours(work['hours'])}"
-    if work["per_deg2"]["value"] is not None:
-        density = work["per_deg2"]
-        text += (
-            f"; expect {density['value']:.3g} a square degree "
-            f"({density['low']:.3g} to {density['high']:.3g})"
-        )
-    text += "."
+    text = ""
+    if work["n_candidates"]:
+        text = f" To look at all of them takes {hours(work['hours'])}"
+        if work["per_deg2"]["value"] is not None:
+            value, low, high = (number(work["per_deg2"][end]) for end in ("value", "low", "high"))
+            text += f"; expect {value} a square degree ({low} to {high})"
+        text += "."
     budget = sky["budget"]
     if budget is not None:
         what = (

@@ -367,6 +367,15 @@ def test_hours_are_told_as_people_tell_them(value: float, text: str) -> None:
     assert words.hours(value) == text
 
 
+def test_numbers_need_no_power_of_ten() -> None:
+    assert [words.number(x) for x in (0.0, 0.06061, 12.34, 1063.4)] == [
+        "0",
+        "0.0606",
+        "12.3",
+        "1,060",
+    ]
+
+
 def test_what_was_never_a_target_lowers_the_completeness_and_no_rate() -> None:
     columns = mock_columns(100, 400)
     before, _ = measured_of(columns)

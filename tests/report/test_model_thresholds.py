@@ -10,7 +10,7 @@ import pytest
 import torch
 from scored import mock_scores, report, write_scores
 
-from lensfinder import checkpoint, networks
+from lensfinder import checkpoint, networks, runs
 from lensfinder.errors import MismatchError, RequestError
 from lensfinder.model import Model, Spec, create
 from lensfinder.pixels import RECIPES, PixelTransform
@@ -31,12 +31,14 @@ def model() -> Model:
 
 
 def test_thresholds_are_the_reports_and_scores_stay_the_same(model: Model, tmp_path: Path) -> None:
-    path = tmp_path / "model.safetensors"
+    path = tmp_path / "train" / "products" / "model.safetensors"
     checkpoint.save(path, model)
+    index = {"stage": "train", "products": [{"product": "products/model.safetensors"}]}
+    runs.write_json(tmp_path / "train" / runs.INDEX, index)
     before = checkpoint.load(path, "cpu")
     scores = mock_scores(60, 400) | {"model_id": [model.model_id] * 460}
     mocks = write_scores(tmp_path / "mocks", scores)
-    summary = report(tmp_path / "out", [mocks], write_model=path)
+    summary = report(tmp_path / "out", [mocks], write_model=tmp_path / "train")
     assert summary.exit_code == 0
     assert f"The thresholds stand in {path}" in summary.lines
 
@@ -48,6 +50,9 @@ def test_thresholds_are_the_reports_and_scores_stay_the_same(model: Model, tmp_p
     for written, row in zip(after.thresholds["points"], stored["thresholds"], strict=True):
         assert (written["fpr_asked"], written["logit"]) == (row["fpr_asked"], row["logit"])
         assert written["fpr"] == row["fpr"]
+    # What `lensfinder status --deep` compares with.
+    (entry,) = runs.read_index(tmp_path / "train")["products"]
+    assert entry["sha256"] == runs.sha256_of(path)
     assert [point["logit"] is None for point in after.thresholds["points"]] == [False, True, True]
 
     # A report that stands already is not made again, and is written into a fresh copy all the same.

@@ -134,7 +134,7 @@ def test_figures_are_pictures_and_the_same_every_time(palette: figures.Palette) 
     )
     kinds = {"$ring": curve, "spiral": curve}
     recall_M, precision_M = metrics.precision(curve, 0.1)
-    counts = metrics.histograms({"lenses": logit_N[:100], "kind: a": logit_N[100:]})
+    counts = metrics.histograms({"lenses": logit_N[:100], "negatives": logit_N[100:]})
     bins = calibration.reliability(rng.random(400), is_lens_N)
     drawings = [
         lambda: figures.roc_figure(curve, 300, (0.01, 0.5), palette, draws, kinds),
@@ -143,6 +143,8 @@ def test_figures_are_pictures_and_the_same_every_time(palette: figures.Palette) 
         ),
         lambda: figures.reliability_figure(bins, palette),
         lambda: figures.histogram_figure(counts["edges"], counts["counts"], 1.0, palette),
+        lambda: figures.kinds_figure(counts["edges"], counts["counts"], 1.0, palette),
+        lambda: figures.kinds_figure(counts["edges"], counts["counts"], None, palette),
         lambda: figures.completeness_figure(by_snr, palette),
         lambda: figures.completeness_figure(by_magnitude, palette),
     ]
