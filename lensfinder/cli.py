@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import shlex
 import sys
 import traceback
@@ -411,6 +412,9 @@ def networks(
 
 def main() -> None:
     """Entry point: run the command, turn what is wrong into a sentence and an exit code."""
+    # Threads that spin while they wait are a quarter faster on an idle machine and ten times
+    # slower on a busy one. Read when torch is loaded, here and in workers.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         with listen(at_once=True), disk_errors(Path.cwd()):
             app()
