@@ -232,8 +232,12 @@ def _write_tables(folder: Path, table: Mapping[str, NDArray[Any]]) -> list[Path]
         for name in text
     }
     tables.write_astropy(paths[2], {**table, **cells}, "ascii.ecsv")
-    # What TOPCAT and Aladin open without a question; XML escapes any text by itself.
-    tables.write_astropy(paths[4], table, "votable")
+    # What TOPCAT and Aladin open without a question; XML has no place for control characters.
+    clean = {
+        name: np.array([candidates.printable(value) for value in table[name]], object)
+        for name in text
+    }
+    tables.write_astropy(paths[4], {**table, **clean}, "votable")
     placed = np.isfinite(table["ra"]) & np.isfinite(table["dec"])
     labels = [f"{rank} {name}" for rank, name in zip(table["rank"], table["id"], strict=True)]
     regions = candidates.ds9_regions(
