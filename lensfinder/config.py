@@ -142,6 +142,11 @@ class TargetsConfig(Section):
     detect_sigma: float = Field(
         2.0, gt=0, description="Detection: threshold above the sky in units of its rms."
     )
+    detect_bands: Listed[str] = Field(
+        (),
+        description="Detection: on this band, or on the mean of these bands weighted by depth; "
+        "default: the reference band.",
+    )
     detect_pixels: int = Field(9, ge=1, description="Detection: connected pixels above it.")
     detect_size_ratio: float = Field(
         1.15,

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lensfinder import schema, tables, tiles
-from lensfinder.config import TargetsConfig
+from lensfinder.config import CutoutConfig, TargetsConfig
 from lensfinder.cutout.targets import Ownership, assign, keep_once
 from lensfinder.errors import RequestError, UnitError
 from lensfinder.footprints import Footprint, separation_deg
@@ -21,7 +21,7 @@ from lensfinder.survey import Survey
 from lensfinder.tables import Columns
 from lensfinder.tiles import TileFiles
 
-_DETECTION_VERSION = 2
+_DETECTION_VERSION = 3
 # Pixels of one unit held in memory at a time.
 _UNIT_BYTES = 512 * 2**20
 
@@ -167,6 +167,10 @@ def plan_targets(
             footprints.append(footprint)
     share = {files.name for files in run.share(found)}
     reference = survey.reference_of(bands)
+    if not set(config.detect_bands) <= set(bands):
+        raise RequestError(
+            f"detect_bands {','.join(config.detect_bands)}", f"some of {','.join(bands)}"
+        )
     if catalog is None:
         near = _with_neighbours(share, readable, footprints)
         units = [
@@ -189,7 +193,8 @@ def plan_targets(
         "selected": int(chosen.sum()),
     }
     size = config.size
-    per_target = len(bands) * size * size * (4 + 1)
+    with_variance = isinstance(config, CutoutConfig) and config.variance
+    per_target = len(bands) * size * size * (4 + 1 + 4 * with_variance)
     return Plan(
         readable,
         {name: values[chosen] for name, values in targets.items()},
@@ -266,9 +271,11 @@ def _with_neighbours(
 def _detection_unit(
     files: TileFiles, run: Run, config: TargetsConfig, survey: Survey, reference: str
 ) -> Unit:
-    # Detection reads one band only; the others' files do not decide its product.
-    own = TileFiles(files.name, {reference: files.paths[reference]})
+    # The files of bands that detection does not read do not decide its product.
+    wanted = dict.fromkeys((*(config.detect_bands or (reference,)), reference))
+    own = TileFiles(files.name, {band: files.paths.get(band, {}) for band in wanted})
     keys = {name: getattr(config, name) for name in ("detect_sigma", "detect_pixels")}
+    keys["detect_bands"] = list(config.detect_bands or (reference,))
     return Unit(
         stage=run.stage,
         name=f"detect-{files.name}",
@@ -296,17 +303,18 @@ def detect_unit(unit: Unit) -> Receipt:
 
     task = unit.task
     survey, band = Survey.model_validate(task["survey"]), task["band"]
+    bands = tuple(task["detect"]["detect_bands"])
     files = TileFiles(task["tile"], from_plain(task["paths"]))
-    psf_pix = survey.psf_fwhm_arcsec[band] / survey.pixel_scale_arcsec
-    with tiles.open_tile(files, survey, (band,)) as tile:
-        whole = (slice(0, tile.shape_YX[0]), slice(0, tile.shape_YX[1]))
-        pixels = tile.pixels[band][whole]
+    every = tuple(dict.fromkeys((*bands, band)))
+    with tiles.open_tile(files, survey, every) as tile:
+        psf_fwhm_arcsec = tile.psf_fwhm_arcsec(band)
         found = detect(
-            pixels.flux,
-            pixels.mask != 0,
-            psf_pix,
+            _reader(tile, bands, survey),
+            tile.shape_YX,
+            psf_fwhm_arcsec / survey.pixel_scale_arcsec,
             sigma=task["detect"]["detect_sigma"],
             pixels=task["detect"]["detect_pixels"],
+            measure=None if bands == (band,) else _reader(tile, (band,), survey),
         )
         ra, dec = tile.footprint.sky_of(found["x"], found["y"])
     magnitude = schema.AB_ZERO_POINT_NJY - 2.5 * np.log10(found["flux_njy"])
@@ -318,9 +326,28 @@ def detect_unit(unit: Unit) -> Receipt:
         "y": found["y"],
         f"mag_{band}": magnitude.astype(np.float32),
         "half_light_radius_arcsec": found["half_light_radius_pix"] * survey.pixel_scale_arcsec,
+        "star_radius_arcsec": np.full(len(ra), psf_fwhm_arcsec / 2),
     }
     tables.write_columns(unit.product, columns, {"ingredients": unit.ingredients})
     return Receipt(0, 0)
+
+
+def _reader(tile: tiles.Tile, bands: tuple[str, ...], survey: Survey) -> Any:
+    """Give what reads a window of a band, or of the mean of bands weighted by their depth."""
+
+    def read(rows: slice, columns: slice) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        total, weights = np.float32(0), np.float32(0)
+        for band in bands:
+            pixels = tile.pixels[band][rows, columns]
+            if len(bands) == 1:
+                return pixels.flux, pixels.mask != 0
+            weight = np.float32(survey.sky_rms_njy[band] ** -2) * (pixels.mask == 0)
+            total = total + np.where(weight > 0, pixels.flux, 0) * weight
+            weights = weights + weight
+        empty = np.asarray(weights == 0)
+        return np.asarray(total / np.where(empty, 1, weights), np.float32), empty
+
+    return read
 
 
 def _names(ra: NDArray[np.float64], dec: NDArray[np.float64]) -> NDArray[Any]:
@@ -351,8 +378,11 @@ def _collect(
     lists = []
     for tile in files:
         columns = tables.read_columns(made[tile.name].product)
-        psf = survey.psf_fwhm_arcsec[made[tile.name].task["band"]]
-        extended = galaxies(columns["half_light_radius_arcsec"], psf, config.detect_size_ratio)
+        extended = galaxies(
+            columns["half_light_radius_arcsec"],
+            2 * columns.pop("star_radius_arcsec"),
+            config.detect_size_ratio,
+        )
         lists.append({name: values[extended] for name, values in columns.items()})
     keep = keep_once(lists, prints)
     lists = [{n: v[k] for n, v in columns.items()} for columns, k in zip(lists, keep, strict=True)]

@@ -268,3 +268,26 @@ def test_shares_of_a_broken_run_make_up_the_whole(tmp_path: Path, command: Comma
     ]
     assert products[0] == products[1]
     assert json.loads((tmp_path / "parts" / "run.json").read_text())["stage"] == "cutout"
+
+
+def test_detection_on_a_stack_finds_what_no_band_shows(tmp_path: Path, command: Command) -> None:
+    sky = tmp_path / "tiles"
+    write_tile(sky, "10_0", 10.0)
+    # A galaxy is only as good as its reference band, unless bands are stacked.
+    pixels(lambda data: data.fill(np.nan))(sky / "KiDS_DR4.0_10_0_r_sci.fits")
+    arguments = ["cutout", sky, "--size", 21, "--engine", "serial"]
+    said = command(*arguments, "-o", tmp_path / "one")
+    assert said.code == 0, said.err
+    assert read_index(tmp_path / "one")["counts"]["planned"] == 0
+    said = command(
+        *arguments, "-o", tmp_path / "stack", "--set", 'cutout.detect_bands=["g", "i"]',
+        "--bands", "g,i",
+    )  # fmt: skip
+    assert said.code == 0, said.err
+    (product,) = products_of(tmp_path / "stack", "cutout")
+    with shards.read(product) as shard:
+        assert sorted(np.round(shard.catalog["x"]).tolist()) == [20, 40, 60]
+        assert np.isfinite(shard.catalog["mag_i"]).all()
+    said = command(*arguments, "-o", tmp_path / "no", "--set", 'cutout.detect_bands=["z"]')
+    assert said.code == 2
+    assert "detect_bands z; expected some of g,r,i" in said.err
