@@ -93,9 +93,7 @@ def make_modelled(
         drawn: list[Row] = [
             {
                 **draw(population, bands, seed, i),
-                **draw_conditions(
-                    population, sky.psf_fwhm_arcsec, sky.sky_rms_njy, seed, i
-                ),
+                **draw_conditions(population, sky.psf_fwhm_arcsec, sky.sky_rms_njy, seed, i),
             }
             for i in chunk
         ]

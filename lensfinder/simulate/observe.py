@@ -114,9 +114,7 @@ def kernel_otf(kernel_PYX: Tensor, n_fine: int) -> Tensor:
     return otf
 
 
-def unbroadened_fwhm(
-    fwhm_arcsec: Tensor, pixel_arcsec: float, beta: float | None = None
-) -> Tensor:
+def unbroadened_fwhm(fwhm_arcsec: Tensor, pixel_arcsec: float, beta: float | None = None) -> Tensor:
     """FWHM that, once integrated over pixels, is observed as `fwhm_arcsec`.
 
     A pixel of side p adds p^2/24 times its Laplacian to a profile. Expanding a Moffat about its

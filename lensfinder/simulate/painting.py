@@ -103,7 +103,8 @@ def _check(
     if missing:
         raise MismatchError(
             f"hosts in {path} have no band {', '.join(missing)}: they have "
-            f"{', '.join(header.bands)}", "hosts in all bands of the mocks"
+            f"{', '.join(header.bands)}",
+            "hosts in all bands of the mocks",
         )
     if not math.isclose(header.pixel_scale_arcsec, pixel_scale_arcsec, rel_tol=1e-3):
         raise MismatchError(
@@ -113,7 +114,8 @@ def _check(
     if size < wanted_size or header.stretched:
         what = "stretched pixels" if header.stretched else f"{size} pixels a side"
         raise MismatchError(
-            f"hosts in {path} have {what}", f"fluxes, at least {wanted_size} pixels a side",
+            f"hosts in {path} have {what}",
+            f"fluxes, at least {wanted_size} pixels a side",
             "Cut them again, or ask for smaller mocks with --size.",
         )
 

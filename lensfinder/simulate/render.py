@@ -158,9 +158,7 @@ def _hosts(c: Columns, grid: FineGrid, x: Tensor, y: Tensor, bands: tuple[str, .
         lit = (flux_NC > 0).any(dim=1)
         some = torch.nonzero(lit & (r_e > 0))[:, 0]
         shape = (r_e[some], n[some], q[some], phi[some])
-        scene.add_sersic(
-            image, grid, some, (x + dx)[some], (y + dy)[some], shape, flux_NC[some]
-        )
+        scene.add_sersic(image, grid, some, (x + dx)[some], (y + dy)[some], shape, flux_NC[some])
         some = torch.nonzero(lit & (r_e == 0))[:, 0]
         scene.add_points(image, grid, some, (x + dx)[some], (y + dy)[some], flux_NC[some])
     return image
@@ -228,9 +226,7 @@ def _features(
     return image, magnification, separation
 
 
-def _feature_flux(
-    c: Columns, unit_NCHW: Tensor, observation: Observation
-) -> tuple[Tensor, Tensor]:
+def _feature_flux(c: Columns, unit_NCHW: Tensor, observation: Observation) -> tuple[Tensor, Tensor]:
     """Flux of each feature in each band (N, C), nJy, and its S/N in the reference band (N,).
 
     Where `feature_snr` is finite the flux follows from it, else from `feature_mag_r`.

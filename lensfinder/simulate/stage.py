@@ -102,9 +102,7 @@ def plan(config: Config, run: Run) -> Iterator[list[Unit]]:
                 stage="simulate",
                 name=name,
                 product=run.product(f"{name}.h5"),
-                ingredients=ingredients(
-                    "simulate", _VERSION, keys, range=[first, last], **inputs
-                ),
+                ingredients=ingredients("simulate", _VERSION, keys, range=[first, last], **inputs),
                 task=task,
                 planned=last - first,
             )
