@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from lensfinder import runs, tables
 from lensfinder.config import Config, ReportConfig
+from lensfinder.report import illustrate
 
 MODEL = "a" * 64
 
@@ -16,7 +18,11 @@ MODEL = "a" * 64
 def write_scores(folder: Path, columns: dict[str, Any], name: str = "scores") -> Path:
     """A folder as `infer` leaves it."""
     product = folder / "products" / f"{name}.parquet"
-    tables.write_columns(product, columns, {"ingredients": {"made": f"{folder.name} {name}"}})
+    metadata = {
+        "ingredients": {"made": f"{folder.name} {name}"},
+        "calibration": {"temperature": 2.0, "training_prevalence": 0.5},
+    }
+    tables.write_columns(product, columns, metadata)
     runs.write_json(
         folder / runs.INDEX,
         {"stage": "infer", "counts": {}, "products": [{"product": f"products/{name}.parquet"}]},
@@ -43,6 +49,11 @@ def mock_scores(n_lenses: int = 60, n_negatives: int = 301) -> dict[str, Any]:
         "theta_e_arcsec": np.where(lens_N, 1.2, np.nan),
         "source_snr": np.where(lens_N, 30.0, np.nan), "model_id": [MODEL] * n,
     }  # fmt: skip
+
+
+def draw_no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the figures, which take most of a small report's time."""
+    monkeypatch.setattr(illustrate, "illustrations", lambda *_: [])
 
 
 def report(folder: Path, scores: list[Path], **keys: Any) -> runs.Summary:

@@ -173,7 +173,8 @@ def _png(value_CHW: NDArray[np.uint8]) -> bytes:
     channels, height, width = value_CHW.shape
     pixels_HWC = np.moveaxis(value_CHW, 0, -1)[::-1].reshape(height, -1)
     lines = np.concatenate([np.zeros((height, 1), np.uint8), pixels_HWC], axis=1).tobytes()
-    packer = zlib.compressobj(6, zlib.DEFLATED, 15, 9, zlib.Z_FILTERED)
+    # Noise repeats nothing: looking for more than runs takes ten times as long for 2 % less.
+    packer = zlib.compressobj(6, zlib.DEFLATED, 15, 9, zlib.Z_RLE)
     colour_type = 2 if channels == 3 else 0
     head = struct.pack(">IIBBBBB", width, height, 8, colour_type, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + b"".join(

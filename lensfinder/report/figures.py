@@ -90,11 +90,12 @@ def roc_figure(
         axes.fill_between(band.fpr_G, low_G, high_G, color=palette.lens, alpha=0.22, linewidth=0,
                           label="95 % band")  # fmt: skip
     for by_kind, style in zip((kinds or {}).values(), _kind_styles(palette), strict=False):
-        axes.step(np.maximum(by_kind.fpr_M, lowest), by_kind.tpr_M, where="post", alpha=0.9,
-                  **style)  # fmt: skip
+        fpr, tpr = _thinned(by_kind.fpr_M, by_kind.tpr_M)
+        axes.step(np.maximum(fpr, lowest), tpr, where="post", alpha=0.9, **style)
     # The first point of a ROC has FPR 0, which a logarithm has no place for.
-    fpr_M = np.maximum(curve.fpr_M, lowest)
-    axes.step(fpr_M, curve.tpr_M, where="post", color=palette.lens, linewidth=2, label="all")
+    fpr, tpr = _thinned(curve.fpr_M, curve.tpr_M)
+    axes.step(np.maximum(fpr, lowest), tpr, where="post", color=palette.lens, linewidth=2,
+              label="all")  # fmt: skip
     chance = np.geomspace(lowest, 1.0, 200)
     axes.plot(chance, chance, ":", color=palette.sky, linewidth=1.4, label="chance")
     if operating is not None and operating[0] > 0:
@@ -104,7 +105,7 @@ def roc_figure(
              xlabel="false positive rate (mock negatives)",
              ylabel="true positive rate (mock lenses)")  # fmt: skip
     _legend(figure, axes, palette)
-    _kind_key(axes, kinds, palette)
+    _kind_key(axes, kinds, palette, "lower right")
     return _png(figure)
 
 
@@ -137,17 +138,17 @@ def precision_figure(
     figure, axes = _canvas(palette)
     by_kind = (kinds or {}).values()
     for (recall, precision), style in zip(by_kind, _kind_styles(palette), strict=False):
-        axes.plot(recall, precision, alpha=0.9, **style)
-    axes.plot(recall_M, tested_M, "--", color=palette.negative, linewidth=1.7,
+        axes.plot(*_thinned(recall, precision), alpha=0.9, **style)
+    axes.plot(*_thinned(recall_M, tested_M), "--", color=palette.negative, linewidth=1.7,
               label="as in the test split")  # fmt: skip
-    axes.plot(recall_M, at_prevalence_M, color=palette.lens, linewidth=2,
+    axes.plot(*_thinned(recall_M, at_prevalence_M), color=palette.lens, linewidth=2,
               label=f"one lens in {1 / prevalence:,.0f}")  # fmt: skip
     axes.axhline(prevalence, color=palette.sky, linestyle=":", linewidth=1.4, label="chance")
     axes.set(yscale="log", xlim=(0.0, 1.0), ylim=(prevalence / 2, 1.3),
              xlabel="recall (mock lenses above the threshold)",
              ylabel="precision (lenses among them)")  # fmt: skip
     _legend(figure, axes, palette)
-    _kind_key(axes, kinds, palette)
+    _kind_key(axes, kinds, palette, "lower left")
     return _png(figure)
 
 
@@ -330,12 +331,23 @@ def _kind_styles(palette: Palette) -> Iterator[dict[str, Any]]:
     )
 
 
+def _thinned(
+    x_M: NDArray[np.floating], y_M: NDArray[np.floating]
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """A thousand points of a curve: its strict end in full, where an axis in logarithm is wide."""
+    n = len(x_M)
+    if n <= 1000:
+        return x_M, y_M
+    kept = np.unique(np.r_[np.arange(300), np.geomspace(300, n - 1, 700).astype(np.intp)])
+    return x_M[kept], y_M[kept]
+
+
 def _label(kind: str) -> str:
     """Name of a kind, short, and without the dollar that would begin a formula."""
     return printable(kind)[:18].replace("$", r"\$") or "unnamed"
 
 
-def _kind_key(axes: Axes, kinds: Mapping[str, Any] | None, palette: Palette) -> None:
+def _kind_key(axes: Axes, kinds: Mapping[str, Any] | None, palette: Palette, where: str) -> None:
     """Name the thin lines inside the plot, in the order they were drawn."""
     if not kinds:
         return
@@ -343,7 +355,7 @@ def _kind_key(axes: Axes, kinds: Mapping[str, Any] | None, palette: Palette) -> 
         Line2D([], [], label=_label(kind), **style)
         for kind, style in zip(kinds, _kind_styles(palette), strict=False)
     ]
-    key = axes.legend(handles=lines, loc="best", fontsize=6.5, handlelength=1.8, labelspacing=0.25,
+    key = axes.legend(handles=lines, loc=where, fontsize=6.5, handlelength=1.8, labelspacing=0.25,
                       labelcolor=palette.ink, framealpha=0.85, borderpad=0.3)  # fmt: skip
     key.get_frame().set(facecolor=palette.paper, edgecolor=palette.faint)
 

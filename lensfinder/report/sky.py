@@ -38,7 +38,7 @@ class Comparison:
     ratio : float or None
         Sky over mocks; None where either has no value or the mocks' is 0.
     differs : bool
-        Whether the two differ by more than `DIFFERS_BY`.
+        Whether the two differ by more than `DIFFERS_BY`, and their intervals do not meet.
     """
 
     mocks: Estimate
@@ -195,12 +195,14 @@ def compare(mocks: Estimate, sky: Estimate, is_weighted: bool) -> Comparison:
     """
     if mocks.value is None or sky.value is None:
         return Comparison(mocks, sky, is_weighted, None, False)
+    # Few objects scatter by more than a factor: the counts must exclude a common rate, too.
+    ends = (mocks.low, mocks.high, sky.low, sky.high)
+    apart = None not in ends and (sky.low > mocks.high or mocks.low > sky.high)  # type: ignore[operator]
     if mocks.value == 0.0:
-        # No ratio: they differ where their intervals do.
-        differs = sky.low is not None and mocks.high is not None and sky.low > mocks.high
-        return Comparison(mocks, sky, is_weighted, None, differs)
+        return Comparison(mocks, sky, is_weighted, None, apart)
     ratio = sky.value / mocks.value
-    return Comparison(mocks, sky, is_weighted, ratio, not 1 / DIFFERS_BY <= ratio <= DIFFERS_BY)
+    differs = apart and not 1 / DIFFERS_BY <= ratio <= DIFFERS_BY
+    return Comparison(mocks, sky, is_weighted, ratio, differs)
 
 
 def _above(logit_K: NDArray[np.float64], cut: float | None) -> Estimate:

@@ -147,15 +147,17 @@ def main() -> None:
                    "--sky", sky, "--fpr", f"{fpr:.6g}", "--engine", "serial", "-q"]  # fmt: skip
         subprocess.run([str(part) for part in command], check=True)
         took_s = time.perf_counter() - start
-        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        peak, cpu_s = used.ru_maxrss / 1e6, used.ru_utime + used.ru_stime
         html = folder / "out" / "index.html"
         content = json.loads((folder / "out" / "report.json").read_text())
         shown = len(content["candidates"]["rows"])
         with shards.read(sky / "candidates.h5") as shard:
             raw = shard.image.size
 
-        print(f"report of {given.scores:,} scores: {took_s:.1f} s (asked: < 60), peak {peak:.2f} GB"
-              f" (asked: < 2); floor, reading and sorting them: {floor_s:.1f} s")  # fmt: skip
+        print(f"report of {given.scores:,} scores: {took_s:.1f} s (asked: < 60), "
+              f"{cpu_s:.1f} s of CPU time, peak {peak:.2f} GB (asked: < 2);"
+              f" floor, reading and sorting them: {floor_s:.1f} s")  # fmt: skip
         print(f"page of {shown:,} candidates of {given.size} px: {html.stat().st_size / 1e6:.1f} MB"
               f" (asked: < 60); floor, a byte a pixel and band: {raw / 1e6:.1f} MB")  # fmt: skip
         if shutil.which("chromium"):

@@ -8,12 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scored import mock_scores, report, write_scores
+from scored import draw_no_figures, mock_scores, report, write_scores
 
 from lensfinder import checkpoint, networks, runs
 from lensfinder.errors import MismatchError, RequestError
 from lensfinder.model import Model, Spec, create
 from lensfinder.pixels import RECIPES, PixelTransform
+
+
+@pytest.fixture(autouse=True)
+def _no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw_no_figures(monkeypatch)
 
 
 @pytest.fixture(scope="module")

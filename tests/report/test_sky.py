@@ -81,13 +81,16 @@ def test_a_budget_pays_for_no_more_objects_than_it_can() -> None:
 def test_mocks_and_sky_differ_beyond_a_factor_of_two(
     mocks: float, on_sky: float, differs: bool
 ) -> None:
-    found = sky.compare(Estimate(mocks), Estimate(on_sky), False)
+    sure = [Estimate(value, value - 1e-5, value + 1e-5) for value in (mocks, on_sky)]
+    found = sky.compare(*sure, False)
     assert found.differs is differs
     assert found.ratio == pytest.approx(on_sky / mocks)
 
 
 def test_without_a_false_positive_the_intervals_must_part() -> None:
     none = Estimate(0.0, 0.0, 0.01)
+    few = Estimate(0.05, 0.005, 0.2)  # a factor of five that chance alone explains
+    assert not sky.compare(Estimate(0.01, 0.008, 0.013), few, False).differs
     assert not sky.compare(none, Estimate(0.02, 0.005, 0.05), False).differs
     assert sky.compare(none, Estimate(0.05, 0.02, 0.09), False).differs
     assert not sky.compare(Estimate(None), Estimate(0.05), False).differs

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from astropy.table import Table
-from scored import MODEL, mock_scores, report, write_scores
+from scored import MODEL, draw_no_figures, mock_scores, report, write_scores
 
 from lensfinder import schema, shards, tables
 from lensfinder.errors import MismatchError, RequestError
@@ -174,7 +174,10 @@ def test_leakage_between_splits_is_refused_by_name(name: str, tmp_path: Path) ->
     assert "'NGC 1'" in next(iter(summary.failures.values())).message
 
 
-def test_mocks_alone_give_a_report_without_candidates(tmp_path: Path) -> None:
+def test_mocks_alone_give_a_report_without_candidates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw_no_figures(monkeypatch)
     mocks = write_scores(tmp_path / "mocks", mock_scores(60, 400))
     summary = report(tmp_path / "out", [mocks])
     assert summary.exit_code == 0
@@ -182,7 +185,10 @@ def test_mocks_alone_give_a_report_without_candidates(tmp_path: Path) -> None:
     assert not list((tmp_path / "out").glob("candidates.*"))
 
 
-def test_no_candidate_gives_empty_tables_and_the_twenty_best_below(tmp_path: Path) -> None:
+def test_no_candidate_gives_empty_tables_and_the_twenty_best_below(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw_no_figures(monkeypatch)
     mocks = write_scores(tmp_path / "mocks", mock_scores(60, 400))
     sky = write_scores(tmp_path / "sky", sky_scores([-20.0 - i for i in range(6)]))
     assert report(tmp_path / "out", [mocks], sky=sky).exit_code == 0
@@ -220,9 +226,57 @@ def test_what_cannot_be_read_is_refused_in_a_sentence(
     assert "'same' 2 times" in next(iter(summary.failures.values())).message
 
 
-def test_report_never_loads_torch() -> None:
+def test_report_never_loads_torch(inputs: dict[str, Path], tmp_path: Path) -> None:
+    arguments = ["lensfinder", "report", inputs["mocks"], "-o", tmp_path / "out", "--sky",
+                 inputs["sky"], "--known", inputs["known"], "--engine", "serial", "-q"]  # fmt: skip
     code = (
-        "import sys, lensfinder.report.stage, lensfinder.report.products; "
-        "sys.exit('torch' in sys.modules)"
+        f"import sys; sys.argv = {[str(part) for part in arguments]}; from lensfinder import cli; "
+        "cli.app(standalone_mode=False); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert (tmp_path / "out" / "report.json").is_file()
+
+
+def test_candidates_have_probabilities_at_the_stated_prevalence(made: Path) -> None:
+    parquet = tables.read_columns(made / "candidates.parquet")
+    # The scores' model is calibrated by a temperature of 2 at a prevalence of one half.
+    odds = np.exp(parquet["logit"] / 2.0) * 1e-3 / (1 - 1e-3)
+    assert parquet["probability"] == pytest.approx(odds / (1 + odds))
+    settings = json.loads((made / "report.json").read_text())["settings"]
+    assert settings["calibration"] == {"temperature": 2.0, "training_prevalence": 0.5}
+
+
+def test_without_a_calibration_there_is_no_probability(
+    inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw_no_figures(monkeypatch)
+    bare = tmp_path / "mocks.parquet"
+    tables.write_columns(bare, mock_scores(), {"ingredients": {"made": "bare"}})
+    assert report(tmp_path / "out", [bare], sky=inputs["sky"]).exit_code == 0
+    content = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert {row["probability"] for row in content["candidates"]["rows"]} == {None}
+    assert "P(lens)</dt>" not in (tmp_path / "out" / "index.html").read_text()
+
+
+def test_the_skys_proportions_come_from_the_scores_or_from_the_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw_no_figures(monkeypatch)
+    columns = mock_scores(60, 401)
+    half = np.arange(461) % 2 == 0
+    columns["kind"] = np.where(columns["label"] == 1, "lens", np.where(half, "ring", "spiral"))
+    columns["sky_fraction"] = np.select(
+        [columns["kind"] == "ring", columns["kind"] == "spiral"], [0.1, 0.9], np.nan
+    )
+    mocks = write_scores(tmp_path / "mocks", columns)
+    rates = []
+    for number, given in enumerate(({}, {"ring": 0.1, "spiral": 0.9}, {"ring": 1.0})):
+        out = tmp_path / str(number)
+        assert report(out, [mocks], sky_fraction=given).exit_code == 0
+        content = json.loads((out / "report.json").read_text())
+        kinds = {row["kind"]: row["rate"]["value"] for row in content["kinds"]}
+        weights = given or {"ring": 0.1, "spiral": 0.9}
+        wanted = sum(weights[kind] * kinds[kind] for kind in weights) / sum(weights.values())
+        rates.append(content["weighted"]["rate"]["value"])
+        assert rates[-1] == pytest.approx(wanted)
+    assert rates[0] == rates[1] != rates[2]
