@@ -139,6 +139,17 @@ class TargetsConfig(Section):
     size: OddSize = Field(101, description="Side of a stamp in pixels, odd.")
     mag_min: float = Field(-99.0, description="Brightest target magnitude (reference band).")
     mag_max: float = Field(99.0, description="Faintest target magnitude (reference band).")
+    ranges: dict[str, tuple[float, float]] = Field(
+        default_factory=dict,
+        description="Targets only within these ranges of columns or their differences, "
+        "{mag_r = [17, 21], 'mag_g-mag_r' = [0.5, 2]}.",
+    )
+    selection: Literal["all", "lrg-petrillo2017"] = Field(
+        "all", description="A colour cut by name: luminous red galaxies as in Petrillo+ 2017."
+    )
+    deredden: bool = Field(
+        True, description="Take extinction_<band> off mag_<band>, where the catalogue has both."
+    )
     detect_sigma: float = Field(
         2.0, gt=0, description="Detection: threshold above the sky in units of its rms."
     )
@@ -166,6 +177,10 @@ class CutoutConfig(TargetsConfig):
         (), description="FITS files, or folders of them.", json_schema_extra=_POSITIONAL
     )
     variance: bool = Field(False, description="Store the variance of each pixel, too.")
+    missing_band: Literal["reject", "mask"] = Field(
+        "reject",
+        description="A tile without one of the bands is rejected, or that band is NaN and masked.",
+    )
 
 
 class SimulateConfig(Section):

@@ -356,7 +356,8 @@ def execute(
         for unit in left:
             # Damaged, or made from something else: it must not pass for this unit's if that fails.
             unit.product.unlink(missing_ok=True)
-        with run.progress(stage, len(left), "units") as progress:
+        # A unit alone, such as a training, tells of its own progress or is soon done.
+        with run.progress(stage, len(left) if len(left) > 1 else 0, "units") as progress:
             for unit, result in engine.do(left):
                 failure = result if isinstance(result, Failure) else None
                 run.record(unit, failure)
@@ -476,7 +477,10 @@ def close_ledger(
             entry["sha256"] = digest
     total = sum(counts[name] for name in schema.OUTCOMES)
     assert counts["planned"] == total, f"{counts['planned']} targets planned, {total} accounted for"
-    write_json(run.folder / INDEX, {"stage": run.stage, "counts": counts, "products": entries})
+    index = {"stage": run.stage, "counts": counts, "products": entries}
+    if "selection" in run.notes:
+        index["selection"] = run.notes["selection"]
+    write_json(run.folder / INDEX, index)
     tables.write_columns(run.folder / LEDGER, ledger)
     for path in (run.folder / "failures").glob("*.json"):
         if path.stem not in run.failures:

@@ -32,6 +32,8 @@ _USUAL_NAMES = {
 # By these TOPCAT and Aladin know positions without being asked (IVOA UCD1+).
 _UCDS = {"id": "meta.id;meta.main", "ra": "pos.eq.ra;meta.main", "dec": "pos.eq.dec;meta.main"}
 _MAGNITUDE = re.compile(r"(?:mag|mag_?auto|mag_?gaap|model_?mag)[_-]?([a-z]|vis)", re.IGNORECASE)
+# Extinction by the Milky Way's dust in magnitudes, as KiDS, LSST and SDSS call it.
+_EXTINCTION = re.compile(r"(?:extinction|a)_([a-z]|vis)", re.IGNORECASE)
 
 
 def read_catalog(path: Path, columns: Mapping[str, str] | None = None) -> Columns:
@@ -42,12 +44,13 @@ def read_catalog(path: Path, columns: Mapping[str, str] | None = None) -> Column
     path : Path
         CSV, ECSV, FITS, VOTable or Parquet, told by its suffix.
     columns : mapping, optional
-        ``{"ra": "RAdeg"}``: columns under unusual names.
+        ``{"ra": "RAdeg"}``: columns under unusual names, and any further numbers to be read.
 
     Returns
     -------
     dict
-        ``id`` (text), ``ra``, ``dec`` (deg), and every ``mag_<band>`` found.
+        ``id`` (text), ``ra``, ``dec`` (deg), every ``mag_<band>`` and ``extinction_<band>`` found,
+        and what `columns` names beside.
 
     Raises
     ------
@@ -61,14 +64,16 @@ def read_catalog(path: Path, columns: Mapping[str, str] | None = None) -> Column
     for name in ("ra", "dec"):
         catalog[name] = _numbers(path, raw, found[name])
     for column in raw:
-        match = _MAGNITUDE.fullmatch(column)
-        if match:
-            catalog[f"mag_{match[1]}"] = _numbers(path, raw, column).astype(np.float32)
+        for kind, pattern in (("mag", _MAGNITUDE), ("extinction", _EXTINCTION)):
+            match = pattern.fullmatch(column)
+            if match:
+                catalog[f"{kind}_{match[1]}"] = _numbers(path, raw, column).astype(np.float32)
     for name, column in (columns or {}).items():
-        if name.startswith("mag_"):
-            if column not in raw:
-                raise RequestError(f"{path} has no column '{column}'", f"one of {sorted(raw)}")
-            catalog[name] = _numbers(path, raw, column).astype(np.float32)
+        if name in ("id", "ra", "dec"):
+            continue
+        if column not in raw:
+            raise RequestError(f"{path} has no column '{column}'", f"one of {sorted(raw)}")
+        catalog[name] = _numbers(path, raw, column).astype(np.float32)
     _check_rows(path, catalog)
     return catalog
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from lensfinder import schema, tables, tiles
 from lensfinder.config import CutoutConfig, TargetsConfig
+from lensfinder.cutout.select import NAMED, dereddened, within
 from lensfinder.cutout.targets import Ownership, assign, keep_once
 from lensfinder.errors import RequestError, UnitError
 from lensfinder.footprints import Footprint, separation_deg
@@ -67,14 +68,15 @@ class Plan:
     share : set of str
         Names of the tiles that this process is to do.
     selection : dict
-        How many rows the catalogue (or the detection) had, lie in a tile, and were selected.
+        How many rows the catalogue (or the detection) had, lie in a tile, and were selected, and
+        which magnitudes were dereddened.
     """
 
     tiles: list[TileFiles]
     targets: Columns
     ownership: Ownership
     share: set[str]
-    selection: dict[str, int]
+    selection: dict[str, Any]
     rows_per_unit: int
 
     def jobs(self) -> list[Job]:
@@ -161,7 +163,7 @@ def plan_targets(
     )
     readable, footprints = [], []
     for files in found:
-        footprint = _footprint(files, survey, bands, run, targets_known=catalog is not None)
+        footprint = _footprint(files, survey, bands, run, config, targets_known=catalog is not None)
         if footprint is not None:
             readable.append(files)
             footprints.append(footprint)
@@ -185,13 +187,20 @@ def plan_targets(
         readable = kept
     else:
         targets, ownership = catalog, assign(catalog["ra"], catalog["dec"], footprints)
+    corrected: list[str] = []
+    if config.deredden:
+        targets, corrected = dereddened(targets, survey.bands)
     inside = ownership.owner_N >= 0
     chosen = inside & _selected(targets, config, reference)
     selection = {
         "catalogue": len(inside),
         "inside": int(inside.sum()),
         "selected": int(chosen.sum()),
+        # Completeness later is conditional on this.
+        "selected_fraction": float(chosen.sum() / inside.sum()) if inside.any() else None,
+        "dereddened": corrected,
     }
+    run.notes["selection"] = selection
     size = config.size
     with_variance = isinstance(config, CutoutConfig) and config.variance
     per_target = len(bands) * size * size * (4 + 1 + 4 * with_variance)
@@ -206,10 +215,17 @@ def plan_targets(
 
 
 def _footprint(
-    files: TileFiles, survey: Survey, bands: tuple[str, ...], run: Run, *, targets_known: bool
+    files: TileFiles,
+    survey: Survey,
+    bands: tuple[str, ...],
+    run: Run,
+    config: TargetsConfig,
+    *,
+    targets_known: bool,
 ) -> Footprint | None:
+    missing = config.missing_band if isinstance(config, CutoutConfig) else "reject"
     try:
-        with tiles.open_tile(files, survey, bands) as tile:
+        with tiles.open_tile(files, survey, bands, missing=missing) as tile:
             return tile.footprint
     except UnitError as error:
         # Targets of a catalogue that lie on a broken tile are not forgotten: its unit will fail
@@ -223,6 +239,7 @@ def _footprint(
 
 
 def _selected(targets: Columns, config: TargetsConfig, reference: str) -> NDArray[np.bool_]:
+    named = NAMED[config.selection](targets) & within(targets, config.ranges)
     name = f"mag_{reference}"
     if name not in targets:
         if (config.mag_min, config.mag_max) != (-99.0, 99.0):
@@ -231,11 +248,12 @@ def _selected(targets: Columns, config: TargetsConfig, reference: str) -> NDArra
                 f"a column {name}",
                 f"Name it in the configuration: columns = {{ {name} = '…' }}.",
             )
-        return np.ones(len(targets["ra"]), dtype=bool)
+        return named
     magnitude = targets[name]
-    return (magnitude >= config.mag_min) & (magnitude <= config.mag_max) | (
+    bright = (magnitude >= config.mag_min) & (magnitude <= config.mag_max) | (
         ~np.isfinite(magnitude) & (config.mag_max >= 99.0)
     )
+    return np.asarray(named & bright)
 
 
 def digest(targets: Mapping[str, NDArray[Any]]) -> str:

@@ -28,7 +28,6 @@ def plan(config: Config, run: Run) -> Iterator[list[Unit]]:
     bands = this.choose_bands(config.cutout.bands)
     targets = yield from planning.plan_targets(config.cutout, run, config.cutout.tiles, this, bands)
     yield from targets.waves(run, lambda job: _unit(job, run, this, bands))
-    run.notes["selection"] = targets.selection
 
 
 def _unit(job: planning.Job, run: Run, this: Survey, bands: tuple[str, ...]) -> Unit:
@@ -38,6 +37,7 @@ def _unit(job: planning.Job, run: Run, this: Survey, bands: tuple[str, ...]) -> 
         "size": config.size,
         "variance": config.variance,
         "max_bad_fraction": config.max_bad_fraction,
+        "missing_band": config.missing_band,
     }
     return Unit(
         stage="cutout",
@@ -65,7 +65,10 @@ def do(unit: Unit) -> Receipt:
     this = Survey.model_validate(task["survey"])
     bands = tuple(keys["bands"])
     with tiles.open_tile(
-        TileFiles(task["tile"], planning.from_plain(task["paths"])), this, bands
+        TileFiles(task["tile"], planning.from_plain(task["paths"])),
+        this,
+        bands,
+        missing=keys["missing_band"],
     ) as tile:
         stamps = extract(
             tile,
@@ -128,13 +131,15 @@ def finish(run: Run) -> Summary:
     """Write index and ledger; say how many targets became what."""
     counts = close_ledger(run, prove, _outcomes, _planned_ids)
     selection = run.notes["selection"]
+    fraction = selection["selected_fraction"]
+    share = f" ({fraction:.1%} of those)" if fraction is not None else ""
     return Summary(
         "cutout",
         run.folder,
         counts,
         [
             f"cutout: {selection['catalogue']} objects listed, {selection['inside']} of them "
-            f"inside tiles, {selection['selected']} selected; "
+            f"inside tiles, {selection['selected']} selected{share}; "
             f"{counts['ok']} ok, {counts['flagged']} flagged, {counts['rejected']} rejected, "
             f"{counts['failed']} failed"
         ],

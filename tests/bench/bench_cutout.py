@@ -155,8 +155,10 @@ def peers(folder: Path, out: Path, wcs: WCS, x: np.ndarray, y: np.ndarray) -> di
     found = {"slices": timed(slices, 2), "Cutout2D": timed(cutout2d)}
     found["write"] = timed(write, 2)
     out.unlink()
-    if importlib.util.find_spec("astrocut"):
+    try:
         found["astrocut"] = time_astrocut(paths, wcs, x, y)
+    except ImportError as error:
+        print(f"astrocut: not installed ({error})")
     return found
 
 
@@ -170,7 +172,9 @@ def time_astrocut(paths: list[Path], wcs: WCS, x: np.ndarray, y: np.ndarray) -> 
     def cut() -> None:
         for k in range(share):
             where = SkyCoord(*wcs.all_pix2world(x[k], y[k], 0), unit="deg")
-            _ = FITSCutout(paths, where, SIZE, single_outfile=True).fits_cutouts
+            _ = FITSCutout(
+                [str(path) for path in paths], where, SIZE, single_outfile=True
+            ).fits_cutouts
 
     return timed(cut) * len(x) / share
 
@@ -315,7 +319,8 @@ def main() -> None:
     versions = ", ".join(
         f"{name} {metadata.version(name)}" for name in ("numpy", "astropy", "h5py")
     )
-    print(f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, {versions}")
+    cores, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]
+    print(f"{platform.machine()}, {cores} cores, load {load:.1f} before, {versions}")
     print(f"tile {options.side}² in {len(BANDS)} bands, {options.targets} targets of {SIZE}²")
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name) / "tiles"
@@ -366,8 +371,6 @@ def main() -> None:
         line("Cutout2D, one open file, writing", cutout2d)
         if "astrocut" in others:
             line("astrocut in memory, from 50 targets", others["astrocut"])
-        else:
-            print("astrocut: not installed")
         print("\nextraction alone")
         line("lensfinder", extracted, f"{others['Cutout2D'] / extracted:.1f} x Cutout2D")
         line("Cutout2D", others["Cutout2D"])
