@@ -152,7 +152,7 @@ def _on_the_sky(content: Mapping[str, Any]) -> list[str]:
     above, mocks = compared["sky"], compared["mocks"]
     point = next(row for row in content["thresholds"] if row["operating"])
     weighted = " in the sky's proportions of kinds" if compared["is_weighted"] else ""
-    shares = f"{percent(above['value'])} of the sky's objects pass ({interval(above)})"
+    shares = f"{percent(above['value'])} of the objects pass ({interval(above)})"
     if not content["leads_with_sky"]:
         text = (
             "The mocks' false positive rate is that of their mix of negatives, not of the sky. "
@@ -162,8 +162,8 @@ def _on_the_sky(content: Mapping[str, Any]) -> list[str]:
     else:
         times = "" if not compared["ratio"] else f", {compared['ratio']:.2g} times as many"
         text = (
-            f"The mocks do not tell the sky's false positive rate: at the operating threshold "
-            f"{shares}, but {percent(mocks['value'])} of the mock negatives{weighted}{times}. "
+            "The mocks do not tell the sky's false positive rate: at the operating threshold "
+            f"{shares} on the sky, but {percent(mocks['value'])} of the mock negatives{weighted}{times}. "
         )
         own = point["sky_quantile"]
         if own["value"] is not None:
