@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -41,6 +42,24 @@ class Stamps:
     reason: NDArray[Any]
 
 
+class Room:
+    """Memory for stamps, kept from one unit to the next.
+
+    Touching fresh memory can cost more than cutting the stamps that are put there.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[str, NDArray[Any]] = {}
+
+    def take(self, name: str, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+        """Return an array under a name; whatever was taken under it before is overwritten."""
+        size = math.prod(shape)
+        kept = self._kept.get(name)
+        if kept is None or kept.size < size:
+            kept = self._kept[name] = np.empty(size, dtype)
+        return kept[:size].reshape(shape)
+
+
 def extract(
     tile: Tile,
     targets: Mapping[str, NDArray[Any]],
@@ -49,6 +68,7 @@ def extract(
     pixel_scale_arcsec: float,
     max_bad_fraction: float,
     variance: bool = False,
+    room: Room | None = None,
 ) -> Stamps:
     """Cut the stamps of `targets` and judge each.
 
@@ -65,6 +85,8 @@ def extract(
         A target with more masked pixels than that in some band is rejected.
     variance : bool
         Cut the variance, too.
+    room : Room, optional
+        Where to put the stamps, which are valid until it is used again.
 
     Raises
     ------
@@ -75,8 +97,9 @@ def extract(
     iy, dy = stamps.central_pixels(targets["y"])
     n, half = len(ix), size // 2
     shape = (n, len(tile.bands), size, size)
-    image, mask = np.empty(shape, np.float32), np.empty(shape, np.uint8)
-    noise = np.empty(shape, np.float32) if variance else None
+    room = room or Room()
+    image, mask = room.take("image", shape, np.float32), room.take("mask", shape, np.uint8)
+    noise = room.take("variance", shape, np.float32) if variance else None
     if variance:
         for pixels in tile.pixels.values():
             pixels.require_noise()

@@ -24,7 +24,7 @@ from lensfinder.tiles import TileFiles
 
 _DETECTION_VERSION = 3
 # Pixels of one unit held in memory at a time.
-_UNIT_BYTES = 512 * 2**20
+_UNIT_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,16 @@ from typing import Any
 from lensfinder import schema, shards, survey, tables, tiles
 from lensfinder.config import Config
 from lensfinder.cutout import planning
-from lensfinder.cutout.extract import extract
+from lensfinder.cutout.extract import Room, extract
 from lensfinder.errors import RequestError
 from lensfinder.runs import Receipt, Run, Summary, Unit, close_ledger, fingerprint, ingredients
 from lensfinder.survey import Survey
 from lensfinder.tiles import TileFiles
 
 _VERSION = 2
+
+# A process does one unit after another.
+_ROOM = Room()
 
 
 def plan(config: Config, run: Run) -> Iterator[list[Unit]]:
@@ -77,6 +80,7 @@ def do(unit: Unit) -> Receipt:
             pixel_scale_arcsec=this.pixel_scale_arcsec,
             max_bad_fraction=keys["max_bad_fraction"],
             variance=keys["variance"],
+            room=_ROOM,
         )
     kept: Any = stamps.outcome != schema.REJECTED
     # A slice of everything is no copy.

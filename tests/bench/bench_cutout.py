@@ -13,7 +13,6 @@ import argparse
 import importlib.util
 import os
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
+from functools import partial
 from importlib import metadata
 from io import StringIO
 from pathlib import Path
@@ -33,7 +33,7 @@ from astropy.nddata.utils import NoOverlapError
 from astropy.wcs import WCS
 
 from lensfinder import cli, survey, tiles
-from lensfinder.cutout.extract import extract
+from lensfinder.cutout.extract import Room, extract
 from lensfinder.runs import read_index
 
 BANDS = ("u", "g", "r", "i")
@@ -152,7 +152,7 @@ def peers(folder: Path, out: Path, wcs: WCS, x: np.ndarray, y: np.ndarray) -> di
             stream.flush()
             os.fsync(stream.fileno())
 
-    found = {"slices": timed(slices, 2), "Cutout2D": timed(cutout2d)}
+    found = {"slices": timed(slices, 2), "Cutout2D": timed(cutout2d, 2)}
     found["write"] = timed(write, 2)
     out.unlink()
     try:
@@ -243,7 +243,17 @@ def time_detection(folder: Path, true: np.ndarray) -> list[str]:
 
 def detect_alone(what: str, folder: Path) -> None:
     """Detect in this process alone, so that its memory is its own; print one line."""
-    true = np.load(folder / "true.npy")
+    with watched() as peak:
+        took, xy = detect_with(what, folder)
+    complete, spurious = recovered(xy, np.load(folder / "true.npy"))
+    print(
+        f"{took:6.1f} s, {len(xy)} objects, completeness {complete:.3f}, "
+        f"spurious {spurious:.4f}, anonymous memory at most {peak[0] / 1024:.2f} GiB"
+    )
+
+
+def detect_with(what: str, folder: Path) -> tuple[float, np.ndarray]:
+    """Return the time, s, and the positions found."""
     path = folder / "KiDS_DR4.0_180.0_-0.5_r_sci.fits"
     if what == "sep":
         import sep
@@ -281,12 +291,7 @@ def detect_alone(what: str, folder: Path) -> None:
 
             found = detect(read, tile.shape_YX, FWHM_PIX, sigma=SIGMA, pixels=PIXELS)
         took, xy = time.perf_counter() - start, np.column_stack([found["x"], found["y"]])
-    complete, spurious = recovered(xy, true)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(
-        f"{took:6.1f} s, {len(xy)} objects, completeness {complete:.3f}, "
-        f"spurious {spurious:.4f}, peak {peak:.2f} GiB resident"
-    )
+    return took, xy
 
 
 def run_command(folder: Path, out: Path, catalog: Path, engine: str) -> tuple[float, float]:
@@ -341,12 +346,20 @@ def main() -> None:
         kids = survey.load("kids")
         (files,) = tiles.find([folder], kids, BANDS)
 
-        def extraction() -> None:
+        # Peers fill arrays that are there already, and so does this.
+        def extraction(room: Room) -> None:
             with tiles.open_tile(files, kids, BANDS) as tile:
-                extract(tile, columns_of(x, y), SIZE, pixel_scale_arcsec=0.2, max_bad_fraction=0.5)
+                extract(
+                    tile,
+                    columns_of(x, y),
+                    SIZE,
+                    pixel_scale_arcsec=0.2,
+                    max_bad_fraction=0.5,
+                    room=room,
+                )
 
-        # The first run loads pages and modules; shown is the second.
-        extracted = timed(extraction, 2)
+        # The first run loads pages and modules; shown is the best of the others.
+        extracted = timed(partial(extraction, Room()), 3)
         others = peers(folder, Path(name) / "peer.raw", wcs, x, y)
         serial, memory = run_command(folder, Path(name) / "serial", catalog, "serial")
         counts = read_index(Path(name) / "serial")["counts"]

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lensfinder import schema
-from lensfinder.cutout.extract import judge
+from lensfinder.cutout.extract import Room, judge
 
 SIZE = 21
 HALF = SIZE // 2
@@ -73,3 +73,17 @@ def test_every_stamp_has_exactly_one_outcome(seed: int, share: float, n: int) ->
     assert np.array_equal(outcome[kept] == "flagged", flags[kept] != 0)
     # What is kept has data in its centre and can be normalised, in every band.
     assert np.isfinite(image[kept][:, :, 4, 4]).all()
+
+
+def test_room_is_given_again_and_never_shared_between_names() -> None:
+    room = Room()
+    first = room.take("image", (4, 2, 3, 3), np.float32)
+    first.fill(1)
+    other = room.take("mask", (4, 2, 3, 3), np.uint8)
+    other.fill(2)
+    assert (first == 1).all()
+    again = room.take("image", (3, 2, 3, 3), np.float32)
+    assert np.shares_memory(first, again)
+    larger = room.take("image", (5, 2, 3, 3), np.float32)
+    assert larger.shape == (5, 2, 3, 3)
+    assert not np.shares_memory(first, larger)
