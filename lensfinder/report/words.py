@@ -163,7 +163,8 @@ def _on_the_sky(content: Mapping[str, Any]) -> list[str]:
         times = "" if not compared["ratio"] else f", {compared['ratio']:.2g} times as many"
         text = (
             "The mocks do not tell the sky's false positive rate: at the operating threshold "
-            f"{shares} on the sky, but {percent(mocks['value'])} of the mock negatives{weighted}{times}. "
+            f"{shares} on the sky, but {percent(mocks['value'])} of the mock negatives"
+            f"{weighted}{times}. "
         )
         own = point["sky_quantile"]
         if own["value"] is not None:

@@ -10,10 +10,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scored import mock_scores, report, write_scores
+from scored import (
+    measured_of,
+    mock_columns,
+    mock_scores,
+    report,
+    sky_columns,
+    sky_measured_of,
+    write_scores,
+)
 
 from lensfinder import schema, shards, tables
-from lensfinder.report import candidates
+from lensfinder.report import candidates, document, page
 from lensfinder.report.bandpixels import encode
 
 playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -282,6 +290,39 @@ def test_it_fits_a_phone_and_every_control_has_a_name(browser: Any, html: Path) 
     tab.page.locator("#viewer [data-grade='A']").tap()
     tab.page.locator("#viewer button", has_text="close").tap()
     assert tab.graded() == ["A"]
+    tab.close()
+
+
+@pytest.mark.parametrize("bands", ["r", "gi", "ugri", "ugrizy"])
+def test_stamps_of_any_number_of_bands_are_drawn(bands: str, browser: Any, tmp_path: Path) -> None:
+    image_CHW = np.random.default_rng(0).normal(0, 1, (len(bands), 21, 21))
+    for c in range(len(bands)):
+        image_CHW[c, 10, 4 + c] = 1e3
+    row = {
+        "rank": 1, "name": "x", "id": "x", "ra": 1.0, "dec": 2.0, "logit": 1.0, "score": 0.5,
+        "probability": None, "flags": [], "mags": {}, "known": None, "above": True,
+        "stamp_arcsec": 4.2,
+    }  # fmt: skip
+    mocks, used = measured_of(mock_columns(20, 400))
+    content = document.build(
+        measured=mocks, sky=sky_measured_of(sky_columns(400, 1), mocks, used), known=None,
+        candidates={"n_above": 1, "rows": [row]}, histograms={},
+        leakage={"n_train": 0, "n_test": 1, "n_hosts": 0, "n_sources": 0},
+        settings={"model_id": "m", "prevalence": 1e-3, "bands": [], "stamp_bands": list(bands),
+                  "inspect_per_hour": 500.0, "calibration": None},
+        provenance={"command": "x", "seed": 0, "versions": {}, "inputs": []},
+    )  # fmt: skip
+    path = tmp_path / "page.html"
+    path.write_text(page.render(content, [], [encode(image_CHW)]), encoding="utf-8")
+    tab = Tab(browser, path)
+    tab.page.locator(".picture").scroll_into_view_if_needed()
+    tab.page.wait_for_selector("canvas[data-drawn='colour 1']")
+    for c in range(len(bands) if len(bands) > 1 else 0):
+        tab.page.select_option("#view", str(c))
+        tab.page.wait_for_selector(f"canvas[data-drawn='{c} 1']")
+        grey = pixels(tab, ".card canvas")[..., 0]
+        # Row 10 is the middle of 21; each band has its one source in a column of its own.
+        assert np.unravel_index(grey.argmax(), grey.shape) == (10, 4 + c)
     tab.close()
 
 

@@ -10,6 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scored import (
+    ADAPTED,
+    KEPT_OUT,
+    SEEN,
+    measured_of,
+    mock_columns,
+    sky_columns,
+    sky_measured_of,
+)
 
 from lensfinder.report import (
     bandpixels,
@@ -19,63 +28,8 @@ from lensfinder.report import (
     measure,
     metrics,
     page,
-    sky,
     words,
 )
-
-SEEN, ADAPTED = 8, 16
-KEPT_OUT = {"seen_in_training_bit": SEEN, "adapted_bit": ADAPTED}
-
-
-def mock_columns(n_lenses: int, n_negatives: int, seed: int = 0) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    n = n_lenses + n_negatives
-    is_lens_N = np.arange(n) < n_lenses
-    logit_N = np.where(is_lens_N, rng.normal(3, 2, n), rng.normal(-5, 2, n))
-    return {
-        "id": np.array([f"mock{i}" for i in range(n)]),
-        "logit": logit_N,
-        "score": 1 / (1 + np.exp(-logit_N)),
-        "label": is_lens_N.astype(np.int8),
-        "kind": np.where(is_lens_N, "lens", np.where(np.arange(n) % 2, "ring", "spiral")),
-        "split": np.full(n, "test"),
-        "flags": np.zeros(n, np.int32),
-        "host_id": np.array([f"host{i}" for i in range(n)]),
-        "source_id": np.full(n, ""),
-        "theta_e_arcsec": np.where(is_lens_N, rng.uniform(0.5, 3, n), np.nan),
-        "source_snr": np.where(is_lens_N, rng.uniform(5, 200, n), np.nan),
-    }
-
-
-def sky_columns(n: int, n_high: int, seed: int = 1) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    logit_N = rng.normal(-6, 1, n)
-    logit_N[:n_high] = 50.0 + np.arange(n_high)
-    return {
-        "id": np.array([f"sky {i}" for i in range(n)], dtype="<U64"),
-        "ra": rng.uniform(0, 360, n),
-        "dec": rng.uniform(-80, 80, n),
-        "tile": np.full(n, "t"),
-        "x": np.arange(n, dtype=float),
-        "y": np.arange(n, dtype=float),
-        "logit": logit_N,
-        "score": 1 / (1 + np.exp(-logit_N)),
-        "flags": np.zeros(n, np.int32),
-        "mag_r": rng.normal(19, 1, n),
-    }
-
-
-def measured_of(columns: dict[str, np.ndarray]) -> tuple[measure.Measured, measure.Columns]:
-    return measure.measure_labelled(
-        columns, fprs=(1e-2, 1e-3, 1e-4), prevalence=1e-3, seed=0, **KEPT_OUT
-    )
-
-
-def sky_measured_of(
-    columns: dict[str, np.ndarray], measured: measure.Measured, used: measure.Columns, **keys: Any
-) -> sky.SkyMeasured:
-    given = {"per_hour": 500.0, "hours": None, "area_deg2": 2.0, "prevalence": 1e-3, **keys}
-    return sky.measure_sky(columns, measured, used, seed=0, **given, **KEPT_OUT)
 
 
 def report_of(
