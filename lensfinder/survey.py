@@ -134,6 +134,10 @@ class Survey(_Part):
     Attributes
     ----------
     name, title : str
+    stamps : bool
+        Its files are stamps, an object each, rather than tiles; the group ``tile`` is its id.
+    stretched : bool
+        Pixels are a stretched picture rather than fluxes.
     source : str
         Where its tiles can be had and where these numbers come from.
     pixel_scale_arcsec : float
@@ -150,6 +154,8 @@ class Survey(_Part):
     name: Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,32}$")]
     title: str
     source: str
+    stamps: bool = False
+    stretched: bool = False
     pixel_scale_arcsec: Positive
     bands: list[str]
     default_bands: list[str]

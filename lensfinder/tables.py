@@ -111,6 +111,30 @@ def read_positions(path: Path, extras: Mapping[str, Sequence[str]]) -> Columns:
     return found
 
 
+def read_labels(path: Path) -> dict[str, int]:
+    """Read which objects are lenses, as the Bologna challenge lists them.
+
+    Returns
+    -------
+    dict
+        Id to 1 or 0.
+
+    Raises
+    ------
+    RequestError
+        If the file can't be read, or has no column ``is_lens`` or ``label`` of ones and zeros.
+    """
+    raw = _read_any(path, None)
+    keys = {_key(column): column for column in raw}
+    column = keys.get("islens") or keys.get("label")
+    if column is None:
+        raise RequestError(f"{path} says of no object what it is", "a column is_lens or label")
+    values = _numbers(path, raw, column)
+    _refuse(path, ~np.isin(values, (0, 1)), f"{column} is neither 0 nor 1", "1 for a lens")
+    ids = [_text(value) for value in raw[_find(path, raw, "id", {})]]
+    return dict(zip(ids, values.astype(int).tolist(), strict=True))
+
+
 def _read_any(path: Path, id_column: str | None) -> dict[str, NDArray[Any]]:
     if not path.is_file():
         raise RequestError(

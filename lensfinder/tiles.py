@@ -250,26 +250,69 @@ class Tile:
             )
 
     def psf_fwhm_arcsec(self, band: str) -> float:
-        """FWHM of the PSF: from the header or a picture of the PSF, else the survey's typical one.
+        """FWHM of the PSF (see `_psf_fwhm_arcsec`); NaN for a band that is missing."""
+        return _psf_fwhm_arcsec(self._planes[band], self._survey, band)
 
-        NaN for a band that is missing.
-        """
-        planes, said = self._planes[band], self._survey.psf
-        if not planes:
-            return math.nan
-        scale = self._survey.pixel_scale_arcsec
-        for plane in (planes[kind] for kind in ("psf", "image") if kind in planes):
-            value = plane.card(said.card) if said.card is not None else None
-            if isinstance(value, (int, float)) and 0 < value < math.inf:
-                return float(value) * (scale if said.unit == "pix" else 1)
-        if "psf" in planes:
-            from lensfinder.psf import fwhm_pix
 
-            plane = planes["psf"]
-            width = fwhm_pix(plane[0 : plane.shape[0], 0 : plane.shape[1]])
-            if math.isfinite(width):
-                return width * scale
-        return self._survey.psf_fwhm_arcsec[band]
+class Stamp:
+    """A stamp that others have cut; use through `open_stamp`.
+
+    Attributes
+    ----------
+    shape_YX : (int, int)
+    pixels : mapping of band to BandPixels
+    centre : (float, float)
+        RA and Dec of its middle, deg; NaN without a WCS of its own.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        bands: tuple[str, ...],
+        survey: Survey,
+        planes: Mapping[str, Mapping[str, Plane]],
+    ) -> None:
+        self._survey, self._planes = survey, planes
+        self.shape_YX = planes[bands[0]]["image"].shape
+        for kinds in planes.values():
+            for kind, plane in kinds.items():
+                if kind != "psf" and plane.shape != self.shape_YX:
+                    raise UnitError("unequal_size", f"{plane.path} has {plane.shape} pixels")
+        self.pixels = {
+            band: BandPixels(planes[band], survey, band, self.shape_YX) for band in bands
+        }
+        try:
+            footprint = _footprint(name, planes[bands[0]]["image"])
+            self.centre = (footprint.centre_ra, footprint.centre_dec)
+            # Simulated stamps all claim to lie at the origin.
+            if not footprint.wcs.wcs.crval.any():
+                self.centre = (math.nan, math.nan)
+        except UnitError:
+            self.centre = (math.nan, math.nan)
+
+    def psf_fwhm_arcsec(self, band: str) -> float:
+        """FWHM of the PSF (see `_psf_fwhm_arcsec`)."""
+        return _psf_fwhm_arcsec(self._planes[band], self._survey, band)
+
+
+def _psf_fwhm_arcsec(planes: Mapping[str, Plane], survey: Survey, band: str) -> float:
+    """FWHM of the PSF: from the header or a picture of the PSF, else the survey's typical one."""
+    said = survey.psf
+    if not planes:
+        return math.nan
+    scale = survey.pixel_scale_arcsec
+    for plane in (planes[kind] for kind in ("psf", "image") if kind in planes):
+        value = plane.card(said.card) if said.card is not None else None
+        if isinstance(value, (int, float)) and 0 < value < math.inf:
+            return float(value) * (scale if said.unit == "pix" else 1)
+    if "psf" in planes:
+        from lensfinder.psf import fwhm_pix
+
+        plane = planes["psf"]
+        width = fwhm_pix(plane[0 : plane.shape[0], 0 : plane.shape[1]])
+        if math.isfinite(width):
+            return width * scale
+    return survey.psf_fwhm_arcsec[band]
 
 
 @contextmanager
@@ -297,25 +340,44 @@ def open_tile(
         grid, of another pixel scale or in another unit.
     """
     with ExitStack() as stack:
-        opened = OpenFiles(stack)
-        planes: dict[str, dict[str, Plane]] = {}
-        for band in bands:
-            planes[band] = {}
-            try:
-                planes[band]["image"] = _open_plane(opened, files, survey, band)
-            except UnitError as error:
-                if error.reason != "missing_band" or missing == "reject":
-                    raise
+        yield Tile(files.name, bands, survey, _open_planes(stack, files, survey, bands, missing))
+
+
+@contextmanager
+def open_stamp(files: TileFiles, survey: Survey, bands: tuple[str, ...]) -> Iterator[Stamp]:
+    """Open the stamp of one object.
+
+    Raises
+    ------
+    UnitError
+        If a band is missing, or a file is unreadable, truncated, without image or in another unit.
+    """
+    with ExitStack() as stack:
+        yield Stamp(files.name, bands, survey, _open_planes(stack, files, survey, bands, "reject"))
+
+
+def _open_planes(
+    stack: ExitStack, files: TileFiles, survey: Survey, bands: tuple[str, ...], missing: str
+) -> dict[str, dict[str, Plane]]:
+    opened = OpenFiles(stack)
+    planes: dict[str, dict[str, Plane]] = {}
+    for band in bands:
+        planes[band] = {}
+        try:
+            planes[band]["image"] = _open_plane(opened, files, survey, band)
+        except UnitError as error:
+            if error.reason != "missing_band" or missing == "reject":
+                raise
+            continue
+        for kind in files.paths[band]:
+            if kind == "image":
                 continue
-            for kind in files.paths[band]:
-                if kind == "image":
-                    continue
-                try:
-                    planes[band][kind] = _open_plane(opened, files, survey, band, kind)
-                except UnitError as error:
-                    # A picture of the PSF is welcome, and not to be had for every band.
-                    if kind != "psf" or error.reason not in ("no_image", "missing_band"):
-                        raise
-        if not any(planes.values()):
-            raise UnitError("missing_band", f"{files.name} has none of {','.join(bands)}")
-        yield Tile(files.name, bands, survey, planes)
+            try:
+                planes[band][kind] = _open_plane(opened, files, survey, band, kind)
+            except UnitError as error:
+                # A picture of the PSF is welcome, and not to be had for every band.
+                if kind != "psf" or error.reason not in ("no_image", "missing_band"):
+                    raise
+    if not any(planes.values()):
+        raise UnitError("missing_band", f"{files.name} has none of {','.join(bands)}")
+    return planes

@@ -242,6 +242,8 @@ NAMES = {
     "legacy": ["legacysurvey-0001p000-image-g.fits.fz", "legacysurvey-0001m100-maskbits.fits.fz"],
     "cfhtls": ["CFHTLS-test_g.fits", "CFHTLS_W_r_021410-041200_T0007_MEDIAN_r.fits"],
     "euclid": ["102018665_NEG570040238507752998.fits"],
+    "bologna_ground": ["imageSDSS_R-100002.fits", "imageSDSS_U-100002.fits.gz"],
+    "bologna_space": ["imageEUC_VIS-100002.fits"],
     "euclid_mer": [
         "EUC_MER_BGSUB-MOSAIC-VIS_TILE102018211-ACBD03_20241018T142710.276838Z_00.00.fits",
         "EUC_MER_MOSAIC-NIR-H-RMS_TILE102018211-ACBD03_20241018T142710.276838Z_00.00.fits",

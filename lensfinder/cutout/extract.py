@@ -15,7 +15,7 @@ from lensfinder.bands import Pixels
 from lensfinder.tiles import Tile
 
 # Where a saturated pixel spoils an object rather than its surroundings.
-_CORE_ARCSEC = 2.0
+CORE_ARCSEC = 2.0
 _MUCH_MASKED = 0.1
 # Stamps cut, converted and judged together: few enough to stay in a core's cache.
 _BLOCK = 16
@@ -122,7 +122,7 @@ def extract(
             image[block] if present is None else image[block][:, present],
             mask[block] if present is None else mask[block][:, present],
             at_edge[block],
-            _CORE_ARCSEC / pixel_scale_arcsec,
+            CORE_ARCSEC / pixel_scale_arcsec,
             max_bad_fraction,
         )
     columns = {name: values for name, values in targets.items() if name in ("id", "ra", "dec")}

@@ -1,6 +1,7 @@
 """`cutout`: FITS tiles to shards of stamps.
 
-A unit is a tile with the targets it owns; its product is one shard. Without a catalogue, targets
+A unit is a tile with the targets it owns, or some of the stamps that others have cut; its product
+is one shard. Without a catalogue, targets
 are detected first, and each tile's detection is a unit of its own.
 """
 
@@ -13,13 +14,15 @@ from typing import Any
 from lensfinder import schema, shards, survey, tables, tiles
 from lensfinder.config import Config
 from lensfinder.cutout import planning
-from lensfinder.cutout.extract import Room, extract
+from lensfinder.cutout.extract import Room, Stamps, extract
+from lensfinder.cutout.stampfiles import read_stamps
 from lensfinder.errors import RequestError
 from lensfinder.runs import Receipt, Run, Summary, Unit, close_ledger, fingerprint, ingredients
 from lensfinder.survey import Survey
 from lensfinder.tiles import TileFiles
 
 _VERSION = 2
+_STAMPS_A_UNIT = 1024
 
 # A process does one unit after another.
 _ROOM = Room()
@@ -29,6 +32,11 @@ def plan(config: Config, run: Run) -> Iterator[list[Unit]]:
     """Yield waves of units: detections, then cutouts, then those that stand in for failed ones."""
     this = survey.load(config.run.survey)
     bands = this.choose_bands(config.cutout.bands)
+    if this.stamps:
+        units = _stamp_units(run, this, bands)
+        yield units
+        run.units += units
+        return
     targets = yield from planning.plan_targets(config.cutout, run, config.cutout.tiles, this, bands)
     yield from targets.waves(run, lambda job: _unit(job, run, this, bands))
 
@@ -60,6 +68,51 @@ def _unit(job: planning.Job, run: Run, this: Survey, bands: tuple[str, ...]) -> 
     )
 
 
+def _stamp_units(run: Run, this: Survey, bands: tuple[str, ...]) -> list[Unit]:
+    """Give each unit some of the stamps that others have cut."""
+    config = run.config.cutout
+    found = tiles.find(config.tiles, this, bands)
+    labels: dict[str, int] = {}
+    for folder in config.tiles:
+        for path in sorted(folder.rglob("classifications.csv")) if folder.is_dir() else ():
+            labels |= tables.read_labels(path)
+    run.notes["selection"] = {
+        **dict.fromkeys(("catalogue", "inside", "selected"), len(found)),
+        "selected_fraction": 1.0,
+        "dereddened": [],
+    }
+    keys = {"bands": list(bands), "size": config.size, "max_bad_fraction": config.max_bad_fraction}
+    units = []
+    for start in range(0, len(found), _STAMPS_A_UNIT):
+        part = found[start : start + _STAMPS_A_UNIT]
+        own = {files.name: labels[files.name] for files in part if files.name in labels}
+        name = f"stamps-{start // _STAMPS_A_UNIT + 1:05d}"
+        units.append(
+            Unit(
+                stage="cutout",
+                name=name,
+                product=run.product(f"{name}.h5"),
+                ingredients=ingredients(
+                    "cutout",
+                    _VERSION,
+                    keys,
+                    survey=planning.meaning(this),
+                    stamps={files.name: files.identity() for files in part},
+                    labels=own,
+                ),
+                task={
+                    "stamps": {files.name: planning.plain_paths(files) for files in part},
+                    "labels": own,
+                    "targets": {"id": [files.name for files in part]},
+                    "survey": this.model_dump(mode="json"),
+                    "provenance": run.provenance,
+                },
+                planned=len(part),
+            )
+        )
+    return run.share(units)
+
+
 def do(unit: Unit) -> Receipt:
     """Cut one tile's stamps, or detect its targets."""
     if unit.ingredients["stage"] == "detection":
@@ -67,6 +120,19 @@ def do(unit: Unit) -> Receipt:
     task, keys = unit.task, unit.ingredients["cutout"]
     this = Survey.model_validate(task["survey"])
     bands = tuple(keys["bands"])
+    if "stamps" in task:
+        objects = [
+            TileFiles(name, planning.from_plain(paths)) for name, paths in task["stamps"].items()
+        ]
+        stamps = read_stamps(
+            objects,
+            this,
+            bands,
+            keys["size"],
+            max_bad_fraction=keys["max_bad_fraction"],
+            labels=task["labels"],
+        )
+        return _write(unit, this, bands, stamps)
     with tiles.open_tile(
         TileFiles(task["tile"], planning.from_plain(task["paths"])),
         this,
@@ -82,6 +148,10 @@ def do(unit: Unit) -> Receipt:
             variance=keys["variance"],
             room=_ROOM,
         )
+    return _write(unit, this, bands, stamps)
+
+
+def _write(unit: Unit, this: Survey, bands: tuple[str, ...], stamps: Stamps) -> Receipt:
     kept: Any = stamps.outcome != schema.REJECTED
     # A slice of everything is no copy.
     kept = slice(None) if kept.all() else kept
@@ -93,7 +163,8 @@ def do(unit: Unit) -> Receipt:
             bands=bands,
             pixel_scale_arcsec=this.pixel_scale_arcsec,
             ingredients=unit.ingredients,
-            provenance=task["provenance"],
+            provenance=unit.task["provenance"],
+            stretched=this.stretched,
         ),
         stamps.image_NCHW[kept],
         stamps.mask_NCHW[kept],

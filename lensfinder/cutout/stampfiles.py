@@ -1,0 +1,90 @@
+"""Stamps that others have cut: one object a file, or a file for each of its bands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from lensfinder import schema, stamps, tiles
+from lensfinder.cutout.extract import CORE_ARCSEC, Stamps, judge
+from lensfinder.errors import UnitError
+from lensfinder.survey import Survey
+from lensfinder.tiles import TileFiles
+
+
+def read_stamps(
+    objects: Sequence[TileFiles],
+    survey: Survey,
+    bands: tuple[str, ...],
+    size: int,
+    *,
+    max_bad_fraction: float,
+    labels: Mapping[str, int],
+) -> Stamps:
+    """Read the stamps of objects, each centred on its middle pixel.
+
+    Parameters
+    ----------
+    objects : sequence of TileFiles
+        One for each object, named by its id.
+    survey : Survey
+    bands : tuple of str
+    size : int
+        Odd side in pixels; larger stamps are cropped, smaller ones padded and flagged.
+    max_bad_fraction : float
+    labels : mapping of id to 1 or 0
+        Where known.
+
+    Returns
+    -------
+    Stamps
+        An object whose files can't be read is rejected with the reason.
+    """
+    n = len(objects)
+    shape = (n, len(bands), size, size)
+    image = np.full(shape, np.nan, np.float32)
+    mask = np.full(shape, schema.MASK_NO_DATA, np.uint8)
+    unreadable: dict[int, str] = {}
+    at_edge = np.zeros(n, bool)
+    columns = {name: np.full(n, np.nan) for name in ("ra", "dec", "x", "y")}
+    columns |= {name: np.zeros(n, np.float32) for name in ("dx", "dy")}
+    fwhm = np.full((n, len(bands)), np.nan, np.float32)
+    for k, files in enumerate(objects):
+        try:
+            with tiles.open_stamp(files, survey, bands) as stamp:
+                height, width = stamp.shape_YX
+                ix, iy = np.array([width // 2]), np.array([height // 2])
+                for c, band in enumerate(bands):
+                    whole = stamp.pixels[band][0:height, 0:width]
+                    for plane, out, fill in (
+                        (whole.flux, image, np.nan),
+                        (whole.mask, mask, schema.MASK_NO_DATA),
+                    ):
+                        (out[k, c],) = stamps.crop(plane, ix, iy, size, fill=fill, dtype=out.dtype)
+                    fwhm[k, c] = stamp.psf_fwhm_arcsec(band)
+                at_edge[k] = min(height, width) < size
+                columns["ra"][k], columns["dec"][k] = stamp.centre
+                # The middle of an even side lies between two pixels.
+                for axis, side in (("x", width), ("y", height)):
+                    columns[axis][k] = (side - 1) / 2
+                    columns[f"d{axis}"][k] = (side - 1) / 2 - side // 2
+        except UnitError as error:
+            unreadable[k] = error.reason
+            image[k], mask[k] = np.nan, schema.MASK_NO_DATA
+    core_pix = CORE_ARCSEC / survey.pixel_scale_arcsec
+    outcome, reason, flags = judge(image, mask, at_edge, core_pix, max_bad_fraction)
+    for k, why in unreadable.items():
+        outcome[k], reason[k] = schema.REJECTED, why
+    ids = np.array([files.name for files in objects], dtype=object)
+    found = {
+        "id": ids,
+        **columns,
+        "tile": np.full(n, "", dtype=object),
+        "flags": flags,
+        "label": np.array([labels.get(name, schema.UNKNOWN) for name in ids], np.int8),
+        **{f"psf_fwhm_{band}_arcsec": fwhm[:, c] for c, band in enumerate(bands)},
+    }
+    for name in schema.REQUIRED_COLUMNS:
+        found.setdefault(name, np.array([schema.empty_value(name)] * n))
+    return Stamps(image, mask, None, found, outcome, reason)

@@ -1,0 +1,171 @@
+"""Laws of stamps that others have cut: each object ends once, in its own units, with its label."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from skies import tan_wcs
+
+from lensfinder import schema, shards, tables
+from lensfinder.errors import RequestError
+from lensfinder.runs import products_of, read_index
+
+Command = Callable[..., Any]
+RNG = np.random.default_rng(4)
+
+
+def bologna(folder: Path, n: int = 4, size: int = 31) -> np.ndarray:
+    """Write objects 100001… of four bands in the challenge's layout; return their pixels."""
+    pixels = RNG.normal(size=(n, 4, size, size)).astype(np.float32) * 1e-11
+    pixels[1, 2, 3:5, 4:9] = 100  # masked
+    for c, band in enumerate("UGRI"):
+        path = folder / f"Band{c + 1}"
+        path.mkdir(parents=True, exist_ok=True)
+        for k in range(n):
+            fits.writeto(path / f"imageSDSS_{band}-{100001 + k}.fits", pixels[k, c])
+    rows = [f"{100001 + k},{k % 2},0.5" for k in range(n - 1)]
+    (folder / "classifications.csv").write_text("\n".join(["ID,is_lens,Einstein_area", *rows]))
+    return pixels
+
+
+def read_only(folder: Path) -> dict[str, Any]:
+    (product,) = products_of(folder, "cutout")
+    with shards.read(product) as shard:
+        return {
+            "header": shard.header,
+            "image": shard.image[:],
+            "mask": shard.mask[:],
+            **shard.catalog,
+        }
+
+
+def test_the_challenges_layout_becomes_an_ordinary_shard(tmp_path: Path, command: Command) -> None:
+    pixels = bologna(tmp_path / "in")
+    said = command(
+        "cutout", tmp_path / "in", "--survey", "bologna_ground", "--size", 31, "--engine", "serial",
+        "-o", tmp_path / "out",
+    )  # fmt: skip
+    assert said.code == 0, said.err
+    shard = read_only(tmp_path / "out")
+    assert shard["id"].tolist() == ["100001", "100002", "100003", "100004"]
+    assert shard["label"].tolist() == [0, 1, 0, schema.UNKNOWN]
+    masked = pixels == 100
+    assert np.array_equal(shard["mask"], np.where(masked, schema.MASK_NO_DATA, 0))
+    njy = np.where(masked, np.nan, pixels * 10 ** (31.4 / 2.5))
+    np.testing.assert_allclose(shard["image"], njy, rtol=1e-6)
+    assert np.isnan(shard["ra"]).all()
+    assert not shard["header"].stretched
+    assert shard["psf_fwhm_r_arcsec"] == pytest.approx(0.7)
+
+
+def test_damaged_stamps_are_rejected_and_the_others_come_through(
+    tmp_path: Path, command: Command
+) -> None:
+    bologna(tmp_path / "in")
+    red = tmp_path / "in" / "Band3"
+    (red / "imageSDSS_R-100001.fits").write_text("<html>")
+    (red / "imageSDSS_R-100002.fits").unlink()
+    fits.writeto(red / "imageSDSS_R-100003.fits", np.ones((9, 9), np.float32), overwrite=True)
+    said = command(
+        "cutout", tmp_path / "in", "--survey", "bologna_ground", "--size", 31, "--engine", "serial",
+        "-o", tmp_path / "out",
+    )  # fmt: skip
+    assert said.code == 0, said.err
+    ledger = tables.read_columns(tmp_path / "out" / "ledger.parquet")
+    ended = dict(zip(ledger["id"], zip(ledger["outcome"], ledger["reason"], strict=True), strict=1))
+    assert ended == {
+        "100001": ("rejected", "unreadable"),
+        "100002": ("rejected", "missing_band"),
+        "100003": ("rejected", "unequal_size"),
+        "100004": ("ok", ""),
+    }
+
+
+def test_stamps_of_another_size_are_cropped_or_padded_about_their_middle(
+    tmp_path: Path, command: Command
+) -> None:
+    pixels = bologna(tmp_path / "in", 2)
+    images = {}
+    for size in (9, 41):
+        out = tmp_path / str(size)
+        said = command(
+            "cutout", tmp_path / "in", "--survey", "bologna_ground", "--size", size,
+            "--engine", "serial", "-o", out,
+        )  # fmt: skip
+        assert said.code == 0, said.err
+        images[size] = read_only(out)
+    njy = np.float32(10 ** (31.4 / 2.5))
+    np.testing.assert_allclose(images[9]["image"][0], pixels[0, :, 11:20, 11:20] * njy, rtol=1e-6)
+    np.testing.assert_allclose(images[41]["image"][0, :, 5:36, 5:36], pixels[0] * njy, rtol=1e-6)
+    assert np.isnan(images[41]["image"][0, :, :5]).all()
+    assert images[41]["flags"][0] & schema.FLAG_EDGE
+
+
+PICTURES = """
+name = "pictures"
+title = ""
+source = ""
+stamps = true
+stretched = true
+pixel_scale_arcsec = 0.2
+bands = ["g", "r", "i"]
+default_bands = ["g", "r", "i"]
+reference_band = "r"
+psf_fwhm_arcsec = { g = 0.8, r = 0.8, i = 0.8 }
+sky_rms_njy = { g = 1.0, r = 1.0, i = 1.0 }
+[files]
+pattern = '(?P<tile>.+)\\.fits(\\.gz)?'
+cube = ["g", "r", "i"]
+[zero_point]
+value = 31.4
+"""
+
+
+def test_eight_bit_composites_are_marked_as_stretched(tmp_path: Path, command: Command) -> None:
+    (tmp_path / "own.toml").write_text(PICTURES)
+    folder = tmp_path / "in"
+    folder.mkdir()
+    cube = RNG.integers(0, 256, (3, 31, 31), dtype=np.uint8)
+    header = tan_wcs(30.0, -9.0, (31, 31)).to_header()
+    fits.PrimaryHDU(cube, header).writeto(tmp_path / "plain.fits")
+    (folder / "a b.fits.gz").write_bytes(gzip.compress((tmp_path / "plain.fits").read_bytes()))
+    said = command(
+        "cutout", folder, "--survey", tmp_path / "own.toml", "--size", 31, "--engine", "serial",
+        "-o", tmp_path / "out",
+    )  # fmt: skip
+    assert said.code == 0, said.err
+    shard = read_only(tmp_path / "out")
+    assert shard["header"].stretched
+    assert np.array_equal(shard["image"][0], cube)
+    assert [shard["ra"][0], shard["dec"][0]] == pytest.approx([30.0, -9.0], abs=1e-6)
+
+
+@pytest.mark.parametrize("text", ["ID,flux\n1,2\n", "ID,is_lens\n1,2\n", "x,is_lens\n1,1\n", ""])
+def test_labels_that_say_nothing_are_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "classifications.csv").write_text(text)
+    with pytest.raises(RequestError):
+        tables.read_labels(tmp_path / "classifications.csv")
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(("track", "bands"), [("ground", 4), ("space", 1)])
+def test_real_stamps_of_the_challenge(
+    real_data: Path, tmp_path: Path, command: Command, track: str, bands: int
+) -> None:
+    folder = real_data / "labelled" / "bologna_lfc1" / f"{track}_based"
+    said = command(
+        "cutout", folder, "--survey", f"bologna_{track}", "--size", 101, "--engine", "serial",
+        "-o", tmp_path / "out",
+    )  # fmt: skip
+    assert said.code == 0, said.err
+    counts = read_index(tmp_path / "out")["counts"]
+    assert counts["planned"] == counts["ok"] + counts["flagged"] + counts["rejected"] > 10
+    shard = read_only(tmp_path / "out")
+    assert shard["image"].shape[1:] == (bands, 101, 101)
+    assert counts["ok"] >= 10
