@@ -204,6 +204,14 @@ def rewrite_header(path: Path, **cards: object) -> None:
     [
         ({"CTYPE1": "LINEAR", "CTYPE2": "LINEAR"}, "no_wcs"),
         ({"CTYPE1": "RA---XYZ", "CTYPE2": "DEC--XYZ"}, "no_wcs"),
+        (
+            {
+                "CTYPE1": "RA---TNX",
+                "CTYPE2": "DEC--TNX",
+                "WAT1_001": 'wtype=tnx axtype=ra lngcor = "3. 4. 4. 2. -0.1 0.1 -0.1 0.1 0.01 "',
+            },
+            "no_wcs",
+        ),
         ({"CTYPE1": "GLON-TAN", "CTYPE2": "GLAT-TAN"}, "sky_frame"),
         ({"RADESYS": "FK4", "EQUINOX": 1950.0}, "sky_frame"),
         ({"CDELT1": -1e-4, "CDELT2": 1e-4}, "pixel_scale"),
