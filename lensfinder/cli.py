@@ -337,15 +337,19 @@ def grades(
     not_lens_to: Annotated[
         float, typer.Option(help="Mean grade up to which it is labelled none (X is 0).")
     ] = 0.5,
+    stamps: Annotated[
+        Path | None,
+        typer.Option(metavar="SHARD", help="Also write their stamps, labelled, to train on."),
+    ] = None,
     json_: AsJson = False,
 ) -> None:
     """Merge the grades of several people, as exported from a report's page.
 
-    Example: lensfinder grades anna.csv ben.csv -o graded
+    Example: lensfinder grades anna.csv ben.csv -o graded --stamps scores-sky/candidates.h5
     """
     from lensfinder.report.grades import write
 
-    merged = write(output, files, lens_from=lens_from, not_lens_to=not_lens_to)
+    merged = write(output, files, lens_from=lens_from, not_lens_to=not_lens_to, stamps=stamps)
     if json_:
         print(json.dumps(merged, indent=1))
         return
@@ -361,6 +365,8 @@ def grades(
         f"{merged['n']} objects: {merged['n_lenses']} lenses, {merged['n_negatives']} negatives, "
         f"{merged['n_unknown']} unknown; see {output / 'grades.csv'}"
     )
+    if stamps is not None:
+        print(f"{merged['n_labelled_stamps']} labelled stamps: {output / 'labelled.h5'}")
 
 
 @app.command()

@@ -11,7 +11,7 @@ import io
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import cohen_kappa_score
 
-from lensfinder import runs, schema, tables
+from lensfinder import runs, schema, shards, tables
 from lensfinder.errors import RequestError
 from lensfinder.report.candidates import from_cell, safe_cell
+from lensfinder.simulate.splits import sky_cell, split_of
 
 SCALE = {"A": 3, "B": 2, "C": 1, "X": 0, "3": 3, "2": 2, "1": 1, "0": 0}
 _VALUES = (0, 1, 2, 3)
+_HELD_OUT = (0.1, 0.2)  # shares of the val and test splits, as `simulate` has them by default
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,9 +242,16 @@ def fleiss_kappa(counts_NK: NDArray[np.integer]) -> float | None:
 
 
 def write(
-    folder: Path, paths: Sequence[Path], *, lens_from: float, not_lens_to: float
+    folder: Path,
+    paths: Sequence[Path],
+    *,
+    lens_from: float,
+    not_lens_to: float,
+    stamps: Path | None = None,
 ) -> dict[str, Any]:
     """Merge files of grades into ``grades.csv``, ``labels.parquet`` and ``grades.json``.
+
+    With `stamps`, also into ``labelled.h5``, a shard that `train` takes.
 
     Parameters
     ----------
@@ -252,6 +261,8 @@ def write(
         One file for each grader.
     lens_from, not_lens_to : float
         As for `merge`.
+    stamps : Path, optional
+        Shard with the graded objects, such as the ``candidates.h5`` of `infer`.
 
     Returns
     -------
@@ -287,8 +298,51 @@ def write(
     columns = {name: merged[name][certain] for name in ("id", "ra", "dec", "label")}
     columns["kind"] = np.where(columns["label"] == schema.LENS, "graded lens", "graded negative")
     tables.write_columns(folder / "labels.parquet", columns, content)
+    if stamps is not None:
+        content["n_labelled_stamps"] = _write_shard(folder / "labelled.h5", stamps, columns)
     runs.write_json(folder / "grades.json", content)
     return content
+
+
+def _write_shard(path: Path, stamps: Path, labels: dict[str, NDArray[Any]]) -> int:
+    """Write the stamps of labelled objects with their labels; return how many there are.
+
+    Splits go by cell of the sky, as those of real hosts in `simulate`, so that neighbours and
+    repeats of an object stay on one side.
+    """
+    label_of = dict(zip(labels["id"], labels["label"], strict=True))
+    with shards.read(stamps) as shard:
+        rows = np.flatnonzero([name in label_of for name in shard.catalog["id"]])
+        if not len(rows):
+            raise RequestError(
+                f"{stamps} holds none of the graded objects", "the shard of the page"
+            )
+        catalog = {name: values[rows] for name, values in shard.catalog.items()}
+        label_N = np.array([label_of[name] for name in catalog["id"]], dtype=np.int8)
+        catalog |= {
+            "label": label_N,
+            "kind": np.where(label_N == schema.LENS, "graded lens", "graded negative"),
+            "host_id": catalog["id"],
+            "split": np.array(
+                [
+                    split_of(sky_cell(ra, dec) if math.isfinite(ra + dec) else name, *_HELD_OUT)
+                    for name, ra, dec in zip(
+                        catalog["id"], catalog["ra"], catalog["dec"], strict=True
+                    )
+                ]
+            ),
+        }
+        header = replace(
+            shard.header,
+            stage="grades",
+            ingredients={
+                "stage": "grades",
+                "stamps": runs.fingerprint(shard.header.ingredients),
+                "labels": sorted((name, int(label)) for name, label in label_of.items()),
+            },
+        )
+        shards.write(path, header, shard.image[rows], shard.mask[rows], catalog)
+    return len(rows)
 
 
 def _write_csv(path: Path, columns: dict[str, NDArray[Any]]) -> None:

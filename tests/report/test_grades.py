@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
-from lensfinder import tables
+from lensfinder import schema, shards, tables
 from lensfinder.errors import RequestError
 from lensfinder.report import grades
+from lensfinder.train import data
 
 
 def write_grades(path: Path, rows: list[tuple[str, str]], grader: str = "") -> Path:
@@ -133,3 +134,32 @@ def test_the_command_says_what_it_merged(command: Callable[..., Any], tmp_path: 
     again = command("grades", one, two, "-o", tmp_path / "out", "--json")
     assert json.loads(again.out) == stored
     assert command("grades", tmp_path / "none.csv", "-o", tmp_path / "out").code == 2
+
+
+def test_labelled_stamps_are_a_shard_that_training_takes(tmp_path: Path) -> None:
+    n = 40
+    ids = np.array([f"object {i}" for i in range(n)], dtype=object)
+    catalog = {c: np.array([schema.empty_value(c)] * n) for c in schema.REQUIRED_COLUMNS}
+    rng = np.random.default_rng(1)
+    catalog |= {"id": ids, "ra": rng.uniform(0, 360, n), "dec": rng.uniform(-60, 60, n)}
+    image_NCHW = rng.normal(size=(n, 1, 25, 25)).astype(np.float32)
+    header = shards.Header("infer", "kids", ("r",), 0.2, {"of": "test"}, {})
+    mask_NCHW = np.zeros(image_NCHW.shape, np.uint8)
+    shards.write(tmp_path / "candidates.h5", header, image_NCHW, mask_NCHW, catalog)
+    given = ["A" if i % 2 else "X" for i in range(n - 4)]
+    rows = "".join(f"{ids[i]},{grade}\n" for i, grade in enumerate(given))
+    (tmp_path / "anna.csv").write_text("id,grade\n" + rows)
+    said = grades.write(
+        tmp_path,
+        [tmp_path / "anna.csv"],
+        lens_from=2.0,
+        not_lens_to=0.5,
+        stamps=tmp_path / "candidates.h5",
+    )
+    assert said["n_labelled_stamps"] == n - 4
+    with shards.read(tmp_path / "labelled.h5") as shard:
+        labels = dict(zip(shard.catalog["id"], shard.catalog["label"], strict=True))
+        np.testing.assert_array_equal(shard.image[:], image_NCHW[: n - 4])
+    assert labels == {ids[i]: i % 2 for i in range(n - 4)}
+    taken = data.open_set([tmp_path / "labelled.h5"])
+    assert len(taken.members("train")) > len(taken.members("val")) > 0
