@@ -201,7 +201,9 @@ def _image(path: Path, hdus: fits.HDUList, wanted: int | str | None, dimensions:
         what = "image" if wanted is None else f"image {wanted}"
         there = ", ".join(f"{n} {hdu.name}".strip() for n, hdu in images.items())
         raise UnitError(
-            "no_image", f"{path} holds no {dimensions}-dimensional {what}; it has: {there or None}"
+            "no_image",
+            f"{path} holds no {'two' if dimensions == 2 else 'three'}-dimensional {what}",
+            f"one; it has {there or 'no such image'}",
         )
     if len(numbers) > 1:
         names = sorted({images[number].name or "nothing" for number in numbers})
