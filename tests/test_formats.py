@@ -307,7 +307,7 @@ def test_an_image_that_must_be_read_whole_is_not(tmp_path: Path, monkeypatch: ob
 def test_the_width_of_a_gaussian_is_measured(fwhm: float, x: float, y: float) -> None:
     rows, columns = np.mgrid[-15:16, -15:16]
     psf = np.exp(-4 * np.log(2) * ((columns - x) ** 2 + (rows - y) ** 2) / fwhm**2)
-    assert fwhm_pix(psf) == pytest.approx(fwhm, rel=0.08)
+    assert fwhm_pix(psf) == pytest.approx(fwhm, rel=0.12)
 
 
 @pytest.mark.parametrize("psf", [np.zeros((9, 9)), np.full((9, 9), np.nan), np.ones((2, 2))])
