@@ -9,9 +9,11 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import signal
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any, Self
 
 from lensfinder.errors import (
@@ -68,6 +70,22 @@ def attempt(unit: Unit, threads_given: int) -> Receipt | Failure:
         return Failure("bug", f"{type(error).__name__}: {error}", 1, traceback.format_exc())
     assert receipt.closed, f"{unit.name}: {receipt} does not add up"
     return receipt
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Hold back Ctrl-C for threads and processes born in here, for as long as they live.
+
+    A terminal sends it to all of them at once, and each would end with a traceback of its own;
+    the parent, which hears it when this is over, ends them in good order.
+    """
+    # Starting the tracker lifts the hold, so it comes first.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Engine:
@@ -153,17 +171,18 @@ class Engine:
             )
             address: Any = self.name
             if self.name == "local":
-                address = self._stack.enter_context(
-                    LocalCluster(
-                        n_workers=self.workers,
-                        threads_per_worker=1,
-                        processes=True,
-                        host="127.0.0.1",
-                        # Any free port rather than 8787, which a second run would find taken.
-                        dashboard_address="127.0.0.1:0",
-                        scheduler_kwargs={"dashboard": False},
-                        silence_logs=logging.ERROR,
+                with _interrupts_held():
+                    address = self._stack.enter_context(
+                        LocalCluster(
+                            n_workers=self.workers,
+                            threads_per_worker=1,
+                            processes=True,
+                            host="127.0.0.1",
+                            # Any free port rather than 8787, which a second run finds taken.
+                            dashboard_address="127.0.0.1:0",
+                            scheduler_kwargs={"dashboard": False},
+                            silence_logs=logging.CRITICAL,
+                        )
                     )
-                )
             self._client = self._stack.enter_context(Client(address, timeout=30))
         return self._client

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,9 @@ def run_pipeline(config: Config, output: Path, execution: Execution) -> list[Sum
         for folder, stage, staged in chain(config, output):
             summary = execute(stage, staged, output / folder, execution, engine)
             summaries.append(summary)
-            if summary.exit_code in (1, 2, 4) or execution.dry_run:
-                # What comes next reads this stage's products, so a plan can't look further.
+            if summary.exit_code in (1, 2, 4) or summary.counts.get("to_do"):
+                # What comes next reads this stage's products: it can't be done, nor foreseen.
                 break
+            if execution.verbosity >= 0 and not execution.dry_run and stage != "report":
+                print(*summary.lines, sep="\n", file=sys.stderr, flush=True)
     return summaries

@@ -245,7 +245,7 @@ def _numbers(path: Path, raw: Mapping[str, NDArray[Any]], column: str) -> NDArra
 def _refuse(path: Path, bad: NDArray[np.bool_], what: str, expected: str) -> None:
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
-        more = f" (and {int(bad.sum()) - 1} more rows)" if bad.sum() > 1 else ""
+        more = f" (and {int(bad.sum()) - 1} more)" if bad.sum() > 1 else ""
         raise RequestError(f"{path}, row {row + 1}: {what}{more}", expected)
 
 

@@ -191,6 +191,13 @@ def plan_targets(
     if config.deredden:
         targets, corrected = dereddened(targets, survey.bands)
     inside = ownership.owner_N >= 0
+    if catalog is not None and not inside.any() and len(footprints) == len(found):
+        around = ", ".join(f"{p.centre_ra:.3f} {p.centre_dec:+.3f}" for p in footprints[:3])
+        raise RequestError(
+            f"none of the {len(inside)} targets in {config.catalog} lies in a tile",
+            f"targets near RA, Dec {around}",
+            "Check that its positions are ICRS degrees.",
+        )
     chosen = inside & _selected(targets, config, reference)
     selection = {
         "catalogue": len(inside),

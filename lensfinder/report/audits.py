@@ -214,7 +214,8 @@ def drifts(mocks: Columns, sky: Columns) -> list[Drift]:
             continue
         ours = mocks[name][np.isfinite(mocks[name])].astype(np.float64)
         theirs = sky[name][np.isfinite(sky[name])].astype(np.float64)
-        if len(ours) == 0 or len(theirs) == 0:
+        # A constant, such as a survey's typical PSF, has no distribution to compare.
+        if len(ours) == 0 or len(theirs) == 0 or np.ptp(ours) == 0 or np.ptp(theirs) == 0:
             continue
         # Only the distance is used; its asymptotic p-value is cheap for a million objects.
         distance = float(ks_2samp(ours, theirs, method="asymp").statistic)

@@ -21,7 +21,7 @@ FPR = 1e-2
 THETA_E_EDGES_ARCSEC = np.array([0.0, 0.6, 1.0, 1.4, 1.8, 2.4, 3.2, np.inf])
 SOURCE_SNR_EDGES = np.array([0.0, 10.0, 20.0, 40.0, 80.0, 160.0, np.inf])
 SOURCE_MAG_EDGES = np.array([-np.inf, 22.0, 23.0, 24.0, 25.0, 26.0, 27.0, np.inf])
-_SOURCE_MAGNITUDE = re.compile(r"(?:mag_source|source_mag|feature_mag)_[A-Za-z0-9]+")
+_SOURCE_MAGNITUDE = re.compile(r"(?:mag_source|source_mag)_[A-Za-z0-9]+")
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lensfinder import runs, schema, tables
+from lensfinder.errors import RequestError
 from lensfinder.report import (
     bandpixels,
     calibration,
@@ -60,6 +61,11 @@ def make(unit: Unit) -> Receipt:
     leakage = inputs.check_no_leakage(scores["mocks"])
     seed, prevalence = unit.ingredients["seed"], keys["prevalence"]
     weights = keys["sky_fraction"] or inputs.sky_fraction_of(scores["mocks"])
+    if not np.isin(scores["mocks"]["label"], (0, 1)).any():
+        raise RequestError(
+            "none of the scores has a label", "scores of labelled mocks",
+            "Give scores of the sky with --sky.",
+        )  # fmt: skip
     measured, used = measure.measure_labelled(
         scores["mocks"], fprs=keys["fpr"], prevalence=prevalence, seed=seed,
         sky_fraction=weights, **_KEPT_OUT,

@@ -88,9 +88,7 @@ def test_arc_follows_its_host_and_adds_no_sky(
     bands = observation.bands
     shape = hosts.Shape(0.6, 0.4)
     rows = [
-        hosts.draw_on_host(
-            population, bands, "r", 4, i, positive=True, host_mag=19.5, shape=shape
-        )
+        hosts.draw_on_host(population, bands, "r", 4, i, positive=True, host_mag=19.5, shape=shape)
         | draw_conditions(population, sky.psf_fwhm_arcsec, sky.sky_rms_njy, 4, i)
         for i in range(40)
     ]
@@ -112,7 +110,13 @@ def test_negatives_on_hosts_get_companions_or_nothing(
 ) -> None:
     kinds = [
         hosts.draw_on_host(
-            population, ("r",), "r", 4, i, positive=False, host_mag=math.nan,
+            population,
+            ("r",),
+            "r",
+            4,
+            i,
+            positive=False,
+            host_mag=math.nan,
             shape=hosts.Shape(1, 0),
         )["kind"]
         for i in range(200)

@@ -135,7 +135,10 @@ def test_image_agrees_with_lenstronomy() -> None:
         e1, e2 = phi_q2_ellipticity(phi, q)
         s1, s2 = phi_q2_ellipticity(source_phi, source_q)
         model = ImageModel(
-            data, psf, LensModel(["SIE", "SHEAR"]), LightModel(["SERSIC_ELLIPSE"]),
+            data,
+            psf,
+            LensModel(["SIE", "SHEAR"]),
+            LightModel(["SERSIC_ELLIPSE"]),
             kwargs_numerics=numerics,
         )
         theirs = model.image(

@@ -71,8 +71,9 @@ def test_arcs_are_rendered_like_finer_ones(population: Population, sky: Sky) -> 
     for row in rows:
         row["feature_snr"], row["feature_mag_r"] = math.nan, 24.0
     flux = [
-        render(rows, empty(12), Observation(BANDS, 41, 0.2, "r", supersampling=s))
-        .feature_NCHW.sum(axis=(2, 3), dtype=float)
+        render(rows, empty(12), Observation(BANDS, 41, 0.2, "r", supersampling=s)).feature_NCHW.sum(
+            axis=(2, 3), dtype=float
+        )
         for s in (3, 9)
     ]
     assert np.median(np.abs(flux[0] / flux[1] - 1)) < 1e-3
@@ -125,8 +126,13 @@ def test_bytes_do_not_depend_on_how_work_is_shared(
 
     def make(first: int, last: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         mocks = make_modelled(
-            population, observation, sky,
-            seed=9, indices=range(first, last), val_fraction=0.2, test_fraction=0.2,
+            population,
+            observation,
+            sky,
+            seed=9,
+            indices=range(first, last),
+            val_fraction=0.2,
+            test_fraction=0.2,
         )
         return mocks.image_NCHW, mocks.columns
 
@@ -161,8 +167,13 @@ def test_no_simple_statistic_tells_the_classes_apart(population: Population, sky
     one = Observation(bands=("r",), size=41, pixel_scale_arcsec=0.2, reference_band="r")
     only_r = Sky({"r": 0.7}, {"r": 6.3})
     mocks = make_modelled(
-        population, one, only_r,
-        seed=2, indices=range(0, 8 * CHUNK), val_fraction=0.1, test_fraction=0.1,
+        population,
+        one,
+        only_r,
+        seed=2,
+        indices=range(0, 8 * CHUNK),
+        val_fraction=0.1,
+        test_fraction=0.1,
     )
     image, label = mocks.image_NCHW[:, 0], mocks.columns["label"]
     centre = image[:, 17:24, 17:24]

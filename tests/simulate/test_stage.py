@@ -101,10 +101,16 @@ def cutouts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     mask = np.zeros(image.shape, np.uint8)
     image[0, :, :, 0], mask[0, :, :, 0] = np.nan, 1
     catalog: dict[str, Any] = {
-        "id": [f"G{i}" for i in range(n)], "tile": ["T"] * n,
-        "ra": 150 + np.arange(n) * 0.2, "dec": np.zeros(n),
-        "x": np.arange(n), "y": np.arange(n), "dx": np.zeros(n), "dy": np.zeros(n),
-        "flags": np.where(np.arange(n) == 5, 4, 0), "label": np.full(n, -1),
+        "id": [f"G{i}" for i in range(n)],
+        "tile": ["T"] * n,
+        "ra": 150 + np.arange(n) * 0.2,
+        "dec": np.zeros(n),
+        "x": np.arange(n),
+        "y": np.arange(n),
+        "dx": np.zeros(n),
+        "dy": np.zeros(n),
+        "flags": np.where(np.arange(n) == 5, 4, 0),
+        "label": np.full(n, -1),
         **{name: [""] * n for name in ("kind", "split", "host_id", "source_id")},
         **{f"psf_fwhm_{b}_arcsec": np.full(n, 0.8) for b in "gri"},
         "mag_r": np.full(n, 19.5),
