@@ -168,6 +168,22 @@ def test_interrupted_it_exits_with_75_and_goes_on(
     assert_equal_products(whole[0], folder)
 
 
+def test_a_terminals_interrupt_ends_all_processes_in_one_sentence(tmp_path: Path) -> None:
+    arguments = ["-o", str(tmp_path), "-n", "65536", "--size", "41"]
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "lensfinder", "simulate", *arguments],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(4)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 75
+    assert said == "lensfinder: stopped by SIGINT. Run the same command to go on.\n"
+
+
 def test_what_became_of_an_object(
     whole: tuple[Path, float], lensfinder: Command, root: Path
 ) -> None:

@@ -8,6 +8,8 @@ as modelled stamps stand). Values that a kind does not have are NaN.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +36,16 @@ _RING_KNOTS = ("ring_lopsidedness", "ring_knot_contrast", "ring_knot_count", "ri
 
 def columns(bands: tuple[str, ...]) -> list[str]:
     """Names of all columns of a truth row, in order, for these bands."""
-    names = ["kind", "label", "dx", "dy", "centre_x_arcsec", "centre_y_arcsec", "surroundings_seed"]
+    names = [
+        "kind",
+        "label",
+        "sky_fraction",
+        "dx",
+        "dy",
+        "centre_x_arcsec",
+        "centre_y_arcsec",
+        "surroundings_seed",
+    ]
     names += [f"mag_{b}" for b in bands]
     names += [*_GALAXY, *_DISC, *_LENS, *_SHEAR, *(f"source_{c}" for c in _SOURCE)]
     names += ["feature_snr", "feature_mag_r", *_ARMS, *_RING_SHAPE, *_RING_KNOTS]
@@ -104,6 +115,8 @@ def draw(
         kind = "lens" if positive else _negative_kind(population, rng)
     row["kind"] = kind
     row["label"] = int(kind == "lens")
+    shares: Mapping[Any, float] = population.sky_fraction
+    row["sky_fraction"] = shares.get(kind, math.nan)
     row["dx"], row["dy"] = rng.random() - 0.5, rng.random() - 0.5
     scatter = population.conditions.centroid_scatter_arcsec
     row["centre_x_arcsec"], row["centre_y_arcsec"] = rng.normal(0, scatter, 2).tolist()

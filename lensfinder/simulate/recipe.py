@@ -225,6 +225,9 @@ class Colours(Section):
         return common | {"r"}
 
 
+_SHARES_SUM_TOLERANCE = 1e-6
+
+
 class Population(Section):
     """A whole recipe."""
 
@@ -232,6 +235,11 @@ class Population(Section):
     description: str
     positive_fraction: UnitInterval
     negatives: dict[NegativeKind, Annotated[float, Field(ge=0, allow_inf_nan=False)]]
+    # Share of each kind among the targets on the sky, for false positive rates that mean it;
+    # empty where nobody knows.
+    sky_fraction: dict[NegativeKind, Annotated[float, Field(ge=0, le=1)]] = Field(
+        default_factory=dict
+    )
     conditions: Conditions
     early_type: EarlyType
     lens: Lens
@@ -251,6 +259,9 @@ class Population(Section):
         problems = []
         if sum(self.negatives.values()) <= 0:
             problems.append("negatives: the weights sum to 0; expected a positive sum")
+        whole = sum(self.sky_fraction.values())
+        if self.sky_fraction and abs(whole - 1) > _SHARES_SUM_TOLERANCE:
+            problems.append(f"sky_fraction: the shares sum to {whole:g}; expected 1")
         nearest_lens = self.early_type.z.support()[0] + self.source.min_redshift_gap
         if self.source.z.support()[1] <= nearest_lens:
             problems.append(

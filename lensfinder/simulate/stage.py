@@ -31,7 +31,7 @@ from lensfinder.simulate.population import check_bands
 if TYPE_CHECKING:
     from lensfinder.simulate.painting import Host
 
-_VERSION = 1
+_VERSION = 2
 PREVIEW = "preview.png"
 _PREVIEW_COUNT = 40
 

@@ -183,3 +183,14 @@ def test_surroundings_fill_the_field_evenly(population: Population) -> None:
     assert abs(x.mean()) < 0.3
     assert np.abs(x).max() <= 8.0
     assert all(np.isfinite(field["flux_njy"]).all() for field in fields)
+
+
+def test_shares_on_the_sky_go_with_the_kind_and_sum_to_one() -> None:
+    text = recipe.shipped_text("general")
+    population = recipe.parse(text, "general")
+    for index in range(60):
+        row = draw(population, ("g", "r", "i"), 1, index)
+        share = population.sky_fraction.get(row["kind"])
+        assert row["sky_fraction"] == share if share else math.isnan(float(row["sky_fraction"]))
+    with pytest.raises(RecipeError, match=r"shares sum to 1\.1; expected 1"):
+        recipe.parse(text.replace("galaxy = 0.30\n", "galaxy = 0.40\n"), "general")
