@@ -98,6 +98,9 @@ def test_drift_is_kolmogorovs_distance_of_the_finite_values() -> None:
     mocks["mag_z"] = np.full(500, np.nan)
     sky["mag_z"] = np.zeros(500)
     sky["only_there"] = np.zeros(500)
+    # A constant that the other's values surround says nothing.
+    mocks["psf_fwhm_i_arcsec"] = np.linspace(0.6, 0.8, 500)
+    sky["psf_fwhm_i_arcsec"] = np.full(500, 0.7)
     found = {drift.name: drift for drift in audits.drifts(mocks, sky)}
     assert found["psf_fwhm_r_arcsec"].distance == 1.0
     assert found["stamp_noise_r_njy"].distance == pytest.approx(
@@ -105,6 +108,6 @@ def test_drift_is_kolmogorovs_distance_of_the_finite_values() -> None:
     )
     assert found["stamp_noise_r_njy"].drifts
     assert not found["stamp_offset_pix"].drifts
-    assert not {"mag_z", "only_there", "logit"} & found.keys()
+    assert not {"mag_z", "only_there", "logit", "psf_fwhm_i_arcsec"} & found.keys()
     distances = [drift.distance for drift in audits.drifts(mocks, sky)]
     assert distances == sorted(distances, reverse=True)

@@ -347,9 +347,11 @@ def test_what_was_never_a_target_lowers_the_completeness_and_no_rate() -> None:
 
 def test_a_source_magnitude_gives_a_second_map() -> None:
     columns = mock_columns(100, 400)
-    columns["feature_mag_r"] = np.where(columns["label"] == 1, 24.5, np.nan)
+    columns["mag_source_r"] = np.where(columns["label"] == 1, 24.5, np.nan)
+    # The magnitude of a negative's companions is nothing a lens has.
+    columns["feature_mag_r"] = np.where(columns["label"] == 1, np.nan, 24.5)
     maps = measured_of(columns)[0].completeness.maps
-    assert [cells.against for cells in maps] == ["source_snr", "feature_mag_r"]
+    assert [cells.against for cells in maps] == ["source_snr", "mag_source_r"]
     assert maps[1].n_simulated_ST.sum(axis=1).tolist() == [0, 0, 0, 100, 0, 0, 0]
 
 
