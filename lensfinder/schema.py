@@ -86,7 +86,7 @@ REQUIRED_COLUMNS = (
 )
 
 TRUTH_COLUMNS = (
-    Column("sky_fraction", "float32", "", "share of the kind among targets on the sky, if known"),
+    Column("sky_fraction", "float64", "", "share of the kind among targets on the sky, if known"),
     Column("theta_e_arcsec", "float32", "arcsec", "Einstein radius, circularised"),
     Column("z_lens", "float32", "", "redshift of the lens"),
     Column("z_source", "float32", "", "redshift of the source"),
