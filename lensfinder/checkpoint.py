@@ -18,10 +18,10 @@ import safetensors.torch
 import torch
 
 from lensfinder import networks
+from lensfinder.commit import commit
 from lensfinder.errors import MismatchError, RequestError
 from lensfinder.model import Model, Spec, canonical, digest
 from lensfinder.pixels import PixelTransform
-from lensfinder.runs import commit
 
 _HEADER_KEY = "lensfinder_model"
 

@@ -12,17 +12,19 @@ import os
 import shlex
 import sys
 import traceback
-import types
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any
 
 import typer
 
 from lensfinder import __version__
-from lensfinder.config import STAGES, RunConfig, Section, load, section_model
+from lensfinder.commit import disk_errors
+from lensfinder.config import STAGES, RunConfig, load, section_model
 from lensfinder.errors import LensfinderError, RequestError
-from lensfinder.runs import Execution, Summary, disk_errors, execute, listen
+from lensfinder.options import options_of
+from lensfinder.runs import Execution, Summary, execute
+from lensfinder.signals import listen
 
 app = typer.Typer(
     help="Find strong gravitational lenses in survey images.",
@@ -89,54 +91,6 @@ def _root(
 # -- the five stages ----------------------------------------------------------------------------
 
 
-def _option_type(annotation: Any) -> type:
-    """Choose the command line's type for a key: lists and choices are given as text."""
-    if get_origin(annotation) is Annotated:
-        annotation = get_args(annotation)[0]
-    if get_origin(annotation) in (Union, types.UnionType):
-        annotation = next(a for a in get_args(annotation) if a is not type(None))
-        return _option_type(annotation)
-    if get_origin(annotation) is Literal:
-        return type(get_args(annotation)[0])
-    return annotation if annotation in (int, float, bool, Path) else str
-
-
-def _parameters(section: str, model: type[Section]) -> list[inspect.Parameter]:
-    made = []
-    for name, field in model.model_fields.items():
-        extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
-        kind = _option_type(field.annotation)
-        if get_origin(field.annotation) is dict:
-            continue  # a table is given in TOML, or key by key with --set
-        help_text = field.description or ""
-        annotation: Any
-        if extra.get("positional"):
-            annotation = Annotated[
-                list[Path] | None, typer.Argument(metavar=f"{name.upper()}...", help=help_text)
-            ]
-        else:
-            if field.default not in (None, (), "") and kind is not bool:
-                shown = field.default
-                shown = ",".join(map(str, shown)) if isinstance(shown, tuple) else shown
-                help_text += f" [default: {shown}]"
-            dashed = name.replace("_", "-")
-            flags = [*([str(extra["flag"])] if "flag" in extra else []), f"--{dashed}"]
-            if kind is bool:
-                flags[-1] += f"/--no-{dashed}"
-            annotation = Annotated[
-                kind | None, typer.Option(*flags, help=help_text, show_default=False)
-            ]
-        made.append(
-            inspect.Parameter(
-                f"{section}__{name}",
-                inspect.Parameter.KEYWORD_ONLY,
-                default=None,
-                annotation=annotation,
-            )
-        )
-    return made
-
-
 def _stage_command(stage: str) -> Callable[..., None]:
     def command(
         *,
@@ -175,8 +129,8 @@ def _stage_command(stage: str) -> Callable[..., None]:
     command.__doc__ = f"{what}\n\nExample: {example}"
     own = inspect.signature(command, eval_str=True).parameters
     fixed = [p for p in own.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    stage_parameters = _parameters(stage, section_model(stage))
-    parameters = [*stage_parameters, *fixed, *_parameters("run", RunConfig)]
+    stage_options = options_of(stage, section_model(stage))
+    parameters = [*stage_options, *fixed, *options_of("run", RunConfig)]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in parameters}
     return command

@@ -1,4 +1,4 @@
-"""The run folder: units of work, fingerprints, the commit protocol, the ledger, status.
+"""The run folder: units of work, their fingerprints, and what is left to do.
 
 A folder that a stage writes looks like this::
 
@@ -15,36 +15,27 @@ drives it and is the only code that decides what to do again.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import importlib
 import json
-import os
-import secrets
-import shutil
-import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from types import FrameType, ModuleType
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from lensfinder import __version__, schema
+from lensfinder.commit import make_folder, write_json
 from lensfinder.config import Config, Section
-from lensfinder.errors import DiskError, Interrupted, MismatchError, RequestError
+from lensfinder.errors import MismatchError, RequestError
 from lensfinder.progress import Progress
 
 if TYPE_CHECKING:
     from lensfinder.parallel import Engine
 
-INDEX = "index.json"
-LEDGER = "ledger.parquet"
 RUN = "run.json"
-_TEMPORARY_SUFFIX = ".tmp"
 
 
 @dataclass(frozen=True)
@@ -405,216 +396,6 @@ def _exit_code(run: Run) -> int:
     return 2 if codes[0] == 3 else codes[0]
 
 
-def close_ledger(
-    run: Run,
-    prove: Callable[[Unit], Receipt | None],
-    outcomes: Callable[[Unit], Mapping[str, Sequence[str]]] | None = None,
-    planned_ids: Callable[[Unit], Sequence[str]] | None = None,
-) -> dict[str, int]:
-    """Write index and ledger, and assert that no target is unaccounted for.
-
-    Parameters
-    ----------
-    run : Run
-        With `run.units` complete.
-    prove : callable
-        The stage's.
-    outcomes : callable, optional
-        Reads ``id``, ``outcome`` and ``reason`` of every target back from a unit's product.
-    planned_ids : callable, optional
-        The ids of a unit that has no product.
-
-    Returns
-    -------
-    dict
-        planned, ok, flagged, rejected, failed.
-
-    Raises
-    ------
-    AssertionError
-        If planned differs from the sum of the outcomes: a bug.
-    """
-    from lensfinder import tables
-
-    counts = dict.fromkeys(("planned", *schema.OUTCOMES), 0)
-    entries: list[dict[str, Any]] = []
-    ledger: dict[str, list[str]] = {name: [] for name in ("id", "unit", "outcome", "reason")}
-    rows: Mapping[str, Sequence[str]]
-    for unit in run.units:
-        receipt = prove(unit) if unit.product.exists() else None
-        counts["planned"] += unit.planned
-        if receipt is None:
-            failure = run.recorded_failure(unit)
-            run.failures.setdefault(unit.name, failure)
-            counts["failed"] += unit.planned
-            ids = list(planned_ids(unit)) if planned_ids else []
-            rows = {
-                "id": ids,
-                "outcome": ["failed"] * len(ids),
-                "reason": [failure.reason] * len(ids),
-            }
-        else:
-            for name in ("ok", "flagged", "rejected"):
-                counts[name] += getattr(receipt, name)
-            entries.append(
-                {
-                    "unit": unit.name,
-                    "stage": unit.stage,
-                    "product": unit.product.relative_to(run.folder).as_posix(),
-                    "fingerprint": unit.fingerprint,
-                    "bytes": unit.product.stat().st_size,
-                    **vars(receipt),
-                }
-            )
-            rows = outcomes(unit) if outcomes else {"id": [], "outcome": [], "reason": []}
-        for name, values in rows.items():
-            ledger[name].extend(values)
-        ledger["unit"].extend([unit.name] * len(rows["id"]))
-    # Hashing is most of the work here, and leaves the interpreter to the other threads.
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        products = [run.folder / entry["product"] for entry in entries]
-        for entry, digest in zip(entries, pool.map(sha256_of, products), strict=True):
-            entry["sha256"] = digest
-    total = sum(counts[name] for name in schema.OUTCOMES)
-    assert counts["planned"] == total, f"{counts['planned']} targets planned, {total} accounted for"
-    index = {"stage": run.stage, "counts": counts, "products": entries}
-    if "selection" in run.notes:
-        index["selection"] = run.notes["selection"]
-    write_json(run.folder / INDEX, index)
-    tables.write_columns(run.folder / LEDGER, ledger)
-    for path in (run.folder / "failures").glob("*.json"):
-        if path.stem not in run.failures:
-            path.unlink(missing_ok=True)  # of a unit that is no longer planned
-    return counts
-
-
-def read_index(folder: Path) -> dict[str, Any]:
-    """Read a finished run's index.
-
-    Raises
-    ------
-    RequestError
-        If `folder` is no run folder, or its stage has not finished.
-    """
-    try:
-        index: dict[str, Any] = json.loads((folder / INDEX).read_text())
-    except (FileNotFoundError, NotADirectoryError):
-        stage = "a stage" if not (folder / RUN).exists() else "the stage that began there"
-        raise RequestError(
-            f"{folder} holds no {INDEX}",
-            f"a folder that {stage} has finished",
-            "Run the command that writes it, or see `lensfinder status`.",
-        ) from None
-    except (OSError, json.JSONDecodeError) as error:
-        raise RequestError(f"{folder / INDEX} can't be read: {error}") from error
-    return index
-
-
-def products_of(folder: Path, stage: str | None = None) -> list[Path]:
-    """List the products that stand in a run's index, in order."""
-    index = read_index(folder)
-    if stage is not None and index["stage"] != stage:
-        raise RequestError(f"{folder} was written by {index['stage']}", f"a folder of {stage}")
-    return [folder / entry["product"] for entry in index["products"]]
-
-
-# -- the commit protocol ----------------------------------------------------------------------
-
-
-@contextmanager
-def commit(path: Path, check: Callable[[Path], object] | None = None) -> Iterator[Path]:
-    """Give a temporary path to write to, and put the file under its final name only if complete.
-
-    Write → close → `check` (reopen and look) → fsync → rename → fsync of the folder. A kill at
-    any instant leaves either the whole file or a temporary one, which `clean` sweeps.
-
-    Raises
-    ------
-    DiskError
-        If the disk is full or not writable.
-    """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}{_TEMPORARY_SUFFIX}")
-    try:
-        with disk_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            yield temporary
-            if check is not None:
-                _read_back(path, temporary, check)
-            _fsync(temporary)
-            os.replace(temporary, path)
-            _fsync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _read_back(path: Path, temporary: Path, check: Callable[[Path], object]) -> None:
-    try:
-        check(temporary)
-    except OSError as error:
-        raise DiskError(
-            f"{path} can't be read back as written: {error}",
-            remedy="Look after the disk, then run the same command.",
-        ) from error
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turn what the operating system says of a full or unwritable disk into a `DiskError`."""
-    disk = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
-    try:
-        yield
-    except OSError as error:
-        # h5py carries the cause in the text alone.
-        if error.errno in disk or "No space left" in str(error):
-            cause = os.strerror(error.errno) if error.errno else "no space left on the device"
-            raise DiskError(
-                f"{path} can't be written: {cause}",
-                remedy="Free some space or choose another folder, then run the same command.",
-            ) from error
-        raise
-
-
-def need_space(path: Path, bytes_needed: int) -> None:
-    """Raise `DiskError` before writing what can't fit."""
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(path.parent).free
-    if free < bytes_needed:
-        raise DiskError(
-            f"{path} needs {bytes_needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free",
-            remedy="Free some space or choose another folder, then run the same command.",
-        )
-
-
-def make_folder(folder: Path) -> None:
-    """Make `folder`, or say in a sentence why not."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise RequestError(f"{folder} is a file", "a folder to write to") from None
-    except OSError as error:
-        raise DiskError(f"{folder} can't be made: {error.strerror}") from error
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write `content` by the commit protocol."""
-    with commit(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any], most: int = 4) -> list[str]:
     """Name what differs between two ingredient lists, innermost key first: ``size: 101 → 65``."""
     found: list[str] = []
@@ -633,51 +414,3 @@ def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any], most: int 
 def _short(value: Any) -> str:
     text = json.dumps(value)
     return text if len(text) <= 40 else text[:36] + "…" + text[-1]
-
-
-def orphans(folder: Path) -> list[Path]:
-    """Temporary files that killed writers left behind."""
-    return sorted(folder.rglob(f".*{_TEMPORARY_SUFFIX}"))
-
-
-# -- signals ----------------------------------------------------------------------------------
-
-
-class Stop:
-    """Whether somebody asked the process to stop, and how."""
-
-    def __init__(self) -> None:
-        self.requested = ""
-
-    def check(self) -> None:
-        """Raise `Interrupted` if a signal came."""
-        if self.requested:
-            raise Interrupted(
-                f"stopped by {self.requested}", remedy="Run the same command to go on."
-            )
-
-
-@contextmanager
-def listen(*, at_once: bool) -> Iterator[Stop]:
-    """Listen to SIGINT, SIGTERM and SIGUSR1.
-
-    Parameters
-    ----------
-    at_once : bool
-        Raise `Interrupted` where the signal strikes (every product is committed whole, so that
-        is safe), or only note it until somebody calls `Stop.check` at a good moment.
-    """
-    stop = Stop()
-
-    def handle(number: int, _frame: FrameType | None) -> None:
-        stop.requested = signal.Signals(number).name
-        if at_once:
-            stop.check()
-
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-    before = {number: signal.signal(number, handle) for number in signals}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

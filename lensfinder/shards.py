@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lensfinder import schema
+from lensfinder.commit import commit, need_space
 from lensfinder.errors import MismatchError, RequestError
-from lensfinder.runs import commit, need_space
 
 Columns = dict[str, NDArray[Any]]
 _PIXELS = {"image": np.float32, "mask": np.uint8, "variance": np.float32}

@@ -9,9 +9,11 @@ from types import ModuleType
 from typing import Any
 
 from lensfinder import tables
+from lensfinder.commit import orphans, sha256_of
 from lensfinder.config import STAGES
 from lensfinder.errors import RequestError, nearest
-from lensfinder.runs import INDEX, LEDGER, RUN, Unit, fingerprint, orphans, read_index, sha256_of
+from lensfinder.ledger import INDEX, LEDGER, read_index
+from lensfinder.runs import RUN, Unit, fingerprint
 
 
 def describe(

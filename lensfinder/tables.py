@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lensfinder import schema
+from lensfinder.commit import commit
 from lensfinder.errors import RequestError
-from lensfinder.runs import commit
 
 Columns = dict[str, NDArray[Any]]
 

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from lensfinder import runs, tables
+from lensfinder.commit import write_json
 from lensfinder.config import Config, ReportConfig
+from lensfinder.ledger import INDEX
 from lensfinder.report import illustrate, measure, sky
 
 SEEN, ADAPTED = 8, 16
@@ -25,8 +27,8 @@ def write_scores(folder: Path, columns: dict[str, Any], name: str = "scores") ->
         "calibration": {"temperature": 2.0, "training_prevalence": 0.5},
     }
     tables.write_columns(product, columns, metadata)
-    runs.write_json(
-        folder / runs.INDEX,
+    write_json(
+        folder / INDEX,
         {"stage": "infer", "counts": {}, "products": [{"product": f"products/{name}.parquet"}]},
     )
     return folder

@@ -15,7 +15,8 @@ from skies import sky_YX, tan_wcs, write_kids_tile
 
 from lensfinder import parallel, shards, tables
 from lensfinder.errors import DiskError, UnitError
-from lensfinder.runs import Failure, Receipt, Unit, read_index
+from lensfinder.ledger import read_index
+from lensfinder.runs import Failure, Receipt, Unit
 
 Command = Callable[..., Any]
 LOCALHOST = {"0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F"}

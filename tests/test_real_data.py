@@ -13,7 +13,7 @@ import pytest
 from astropy.io import fits
 
 from lensfinder import shards, survey, tables, tiles
-from lensfinder.runs import products_of, read_index
+from lensfinder.ledger import products_of, read_index
 
 pytestmark = pytest.mark.real
 Command = Callable[..., Any]

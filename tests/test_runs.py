@@ -18,7 +18,10 @@ from hypothesis import strategies as st
 from skies import sky_YX, tan_wcs, write_kids_tile, write_targets
 
 from lensfinder import runs, shards, tables
+from lensfinder.commit import commit, orphans, write_json
 from lensfinder.errors import DiskError, Interrupted
+from lensfinder.ledger import read_index
+from lensfinder.signals import listen
 
 Command = Callable[..., Any]
 SHAPE_YX = (60, 60)
@@ -65,7 +68,7 @@ def test_whatever_fails_nothing_is_left_and_the_old_file_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
 ) -> None:
     path = tmp_path / "a.json"
-    runs.write_json(path, {"old": 1})
+    write_json(path, {"old": 1})
 
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -74,7 +77,7 @@ def test_whatever_fails_nothing_is_left_and_the_old_file_stays(
         monkeypatch.setattr(os, fails, fail)
 
     def write() -> None:
-        with runs.commit(path, check=fail if fails == "check" else None) as temporary:
+        with commit(path, check=fail if fails == "check" else None) as temporary:
             temporary.write_text("new")
             if fails == "write":
                 fail()
@@ -86,7 +89,7 @@ def test_whatever_fails_nothing_is_left_and_the_old_file_stays(
 
 
 def test_a_bug_is_no_disk_error(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), runs.commit(tmp_path / "a"):
+    with pytest.raises(ZeroDivisionError), commit(tmp_path / "a"):
         _ = 1 / 0
     assert not list(tmp_path.iterdir())
 
@@ -190,10 +193,10 @@ def test_killed_at_any_point_and_run_again_equals_a_clean_run(
     assert again.code == 0
     assert json.loads(again.out)[0]["reused"] == len(left)
     assert content(out) == clean
-    orphans = runs.orphans(out)
-    assert len(orphans) == (when == "before" or name == "fsync")
+    left_over = orphans(out)
+    assert len(left_over) == (when == "before" or name == "fsync")
     assert command("status", out, "--clean", "--deep").code == 0
-    assert runs.orphans(out) == []
+    assert orphans(out) == []
 
 
 @pytest.fixture
@@ -277,7 +280,7 @@ def test_what_fails_under_force_does_not_leave_the_old_product(
     said = command(*request_of("out"), "--force")
     assert said.code == 3
     assert list(content(tmp_path / "out")) == ["KiDS_DR4.0_20_0.h5"]
-    assert runs.read_index(tmp_path / "out")["counts"]["failed"] == 2
+    assert read_index(tmp_path / "out")["counts"]["failed"] == 2
 
 
 def test_how_to_run_changes_no_fingerprint(
@@ -335,7 +338,7 @@ def test_a_folder_of_another_stage_is_not_taken_over(
     said = command("simulate", "-o", tmp_path / "out", "-n", 64, "--engine", "serial")
     assert said.code == 2
     assert "was written by cutout" in said.err
-    assert runs.read_index(tmp_path / "out")["stage"] == "cutout"
+    assert read_index(tmp_path / "out")["stage"] == "cutout"
 
 
 def test_finish_merges_what_is_done_and_counts_the_rest_as_failed(
@@ -344,7 +347,7 @@ def test_finish_merges_what_is_done_and_counts_the_rest_as_failed(
     assert command(*request_of("out"), "--part", "1/2").code == 0
     said = command(*request_of("out"), "--finish")
     assert said.code == 3
-    counts = runs.read_index(tmp_path / "out")["counts"]
+    counts = read_index(tmp_path / "out")["counts"]
     assert (counts["planned"], counts["failed"]) == (4, 2)
     assert set(tables.read_columns(tmp_path / "out" / "ledger.parquet")["reason"]) == {
         "",
@@ -362,9 +365,9 @@ def test_finish_merges_what_is_done_and_counts_the_rest_as_failed(
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_interrupts_at_once_or_is_noted(number: signal.Signals) -> None:
     before = signal.getsignal(number)
-    with pytest.raises(Interrupted, match=number.name), runs.listen(at_once=True):
+    with pytest.raises(Interrupted, match=number.name), listen(at_once=True):
         signal.raise_signal(number)
-    with runs.listen(at_once=False) as stop:
+    with listen(at_once=False) as stop:
         stop.check()
         signal.raise_signal(number)
         with pytest.raises(Interrupted):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from skies import sky_YX, tan_wcs, write_kids_tile, write_targets
 
-from lensfinder.runs import products_of
+from lensfinder.ledger import products_of
 
 Command = Callable[..., Any]
 

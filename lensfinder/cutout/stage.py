@@ -17,7 +17,8 @@ from lensfinder.cutout import planning
 from lensfinder.cutout.extract import Room, Stamps, extract
 from lensfinder.cutout.stampfiles import read_stamps
 from lensfinder.errors import RequestError
-from lensfinder.runs import Receipt, Run, Summary, Unit, close_ledger, fingerprint, ingredients
+from lensfinder.ledger import close_ledger
+from lensfinder.runs import Receipt, Run, Summary, Unit, fingerprint, ingredients
 from lensfinder.survey import Survey
 from lensfinder.tiles import TileFiles
 

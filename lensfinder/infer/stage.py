@@ -19,18 +19,8 @@ from lensfinder.config import Config
 from lensfinder.cutout import planning
 from lensfinder.cutout.extract import extract
 from lensfinder.errors import MismatchError, RequestError
-from lensfinder.runs import (
-    INDEX,
-    Receipt,
-    Run,
-    Summary,
-    Unit,
-    close_ledger,
-    fingerprint,
-    ingredients,
-    products_of,
-    read_index,
-)
+from lensfinder.ledger import INDEX, close_ledger, products_of, read_index
+from lensfinder.runs import Receipt, Run, Summary, Unit, fingerprint, ingredients
 from lensfinder.survey import Survey
 from lensfinder.tiles import TileFiles
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import cohen_kappa_score
 
 from lensfinder import runs, schema, shards, tables
+from lensfinder.commit import commit, write_json
 from lensfinder.errors import RequestError
 from lensfinder.report.candidates import from_cell, safe_cell
 from lensfinder.simulate.splits import sky_cell, split_of
@@ -300,7 +301,7 @@ def write(
     tables.write_columns(folder / "labels.parquet", columns, content)
     if stamps is not None:
         content["n_labelled_stamps"] = _write_shard(folder / "labelled.h5", stamps, columns)
-    runs.write_json(folder / "grades.json", content)
+    write_json(folder / "grades.json", content)
     return content
 
 
@@ -346,7 +347,7 @@ def _write_shard(path: Path, stamps: Path, labels: dict[str, NDArray[Any]]) -> i
 
 
 def _write_csv(path: Path, columns: dict[str, NDArray[Any]]) -> None:
-    with runs.commit(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+    with commit(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
         for row in zip(*columns.values(), strict=True):

@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lensfinder import runs, shards, tables
+from lensfinder.commit import sha256_of
 from lensfinder.errors import MismatchError, RequestError
+from lensfinder.ledger import products_of
 from lensfinder.report.calibration import Calibration
 from lensfinder.report.measure import leaking_ids
 
@@ -33,7 +35,7 @@ def score_files(given: Path) -> list[Path]:
     if given.suffix == ".parquet":
         files = [given]
     else:
-        files = [path for path in runs.products_of(given, "infer") if path.suffix == ".parquet"]
+        files = [path for path in products_of(given, "infer") if path.suffix == ".parquet"]
     missing = [path for path in files if not path.is_file()]
     if not files or missing:
         raise RequestError(
@@ -53,7 +55,7 @@ def model_file(given: Path) -> Path:
     """
     path = given
     if given.is_dir():
-        models = [p for p in runs.products_of(given, "train") if p.suffix == ".safetensors"]
+        models = [p for p in products_of(given, "train") if p.suffix == ".safetensors"]
         path = models[0] if models else given / "model.safetensors"
     if not path.is_file():
         raise RequestError(
@@ -80,7 +82,7 @@ def identity(path: Path) -> str:
         made_from = (tables.read_metadata(path) or {}).get("ingredients")
     else:
         made_from = None
-    return runs.fingerprint(made_from) if made_from else runs.sha256_of(path)
+    return runs.fingerprint(made_from) if made_from else sha256_of(path)
 
 
 def read_scores(paths: Sequence[Path], role: str) -> dict[str, NDArray[Any]]:

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lensfinder import runs, schema, tables
+from lensfinder import schema, tables
+from lensfinder.commit import commit, sha256_of, write_json
 from lensfinder.errors import RequestError
 from lensfinder.report import (
     bandpixels,
@@ -129,13 +130,11 @@ def make(unit: Unit) -> Receipt:
         written += _write_tables(folder, candidates.table(above, content["settings"]["bands"]))
     receipt = _receipt(scores)
     # Last, for it vouches for all the others.
-    runs.write_json(
+    write_json(
         unit.product,
         {
             **content,
-            "products": {
-                path.relative_to(folder).as_posix(): runs.sha256_of(path) for path in written
-            },
+            "products": {path.relative_to(folder).as_posix(): sha256_of(path) for path in written},
             "receipt": vars(receipt),
             "ingredients": unit.ingredients,
         },
@@ -214,7 +213,7 @@ def _bands(sky: Mapping[str, Any], stamp_bands: Sequence[str]) -> list[str]:
 
 
 def _write(path: Path, content: bytes) -> Path:
-    with runs.commit(path) as temporary:
+    with commit(path) as temporary:
         temporary.write_bytes(content)
     return path
 

@@ -11,11 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lensfinder import runs, tables
+from lensfinder import tables
+from lensfinder.commit import sha256_of, write_json
 from lensfinder.config import Config
 from lensfinder.errors import MismatchError, RequestError
+from lensfinder.ledger import INDEX, close_ledger, read_index
 from lensfinder.report import inputs, products
-from lensfinder.runs import Receipt, Run, Summary, Unit, close_ledger, ingredients
+from lensfinder.runs import Receipt, Run, Summary, Unit, ingredients
 
 _VERSION = 2
 
@@ -88,7 +90,7 @@ def prove(unit: Unit) -> Receipt | None:
         return None
     for name, sha256 in stored["products"].items():
         path = unit.product.parent / name
-        if not path.is_file() or runs.sha256_of(path) != sha256:
+        if not path.is_file() or sha256_of(path) != sha256:
             return None
     return Receipt(**stored["receipt"])
 
@@ -160,10 +162,10 @@ def _write_thresholds(model: Path, stored: dict[str, Any]) -> None:
 def _tell_index(model: Path) -> None:
     """Note the changed file in the index of the run folder that it stands in, if it is in one."""
     folder = model.parent.parent
-    if not (folder / runs.INDEX).is_file():
+    if not (folder / INDEX).is_file():
         return
-    index = runs.read_index(folder)
+    index = read_index(folder)
     for entry in index["products"]:
         if folder / entry["product"] == model:
-            entry |= {"bytes": model.stat().st_size, "sha256": runs.sha256_of(model)}
-    runs.write_json(folder / runs.INDEX, index)
+            entry |= {"bytes": model.stat().st_size, "sha256": sha256_of(model)}
+    write_json(folder / INDEX, index)

@@ -13,7 +13,7 @@ import numpy as np
 from lensfinder import shards, tables
 from lensfinder.config import SimulateConfig
 from lensfinder.errors import MismatchError, RequestError
-from lensfinder.runs import products_of
+from lensfinder.ledger import products_of
 from lensfinder.simulate import hosts
 from lensfinder.simulate.families import Row
 from lensfinder.simulate.mocks import Mocks, Sky, contract_columns, mock_id

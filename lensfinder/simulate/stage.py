@@ -12,18 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lensfinder import shards, survey
+from lensfinder.commit import commit
 from lensfinder.config import Config
 from lensfinder.errors import RequestError
-from lensfinder.runs import (
-    Receipt,
-    Run,
-    Summary,
-    Unit,
-    close_ledger,
-    commit,
-    fingerprint,
-    ingredients,
-)
+from lensfinder.ledger import close_ledger
+from lensfinder.runs import Receipt, Run, Summary, Unit, fingerprint, ingredients
 from lensfinder.simulate import recipe
 from lensfinder.simulate.distributions import RecipeError
 from lensfinder.simulate.population import check_bands

@@ -33,7 +33,7 @@ import torch
 import torch.distributed as dist
 
 from lensfinder.errors import Interrupted, LensfinderError, RequestError, UnitError
-from lensfinder.runs import Stop, listen
+from lensfinder.signals import Stop, listen
 
 # A rank that hangs is noticed after this long; one that dies, at once.
 _TIMEOUT = timedelta(minutes=5)

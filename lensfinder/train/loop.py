@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from lensfinder import networks
 from lensfinder.errors import Interrupted, RequestError
 from lensfinder.pixels import RECIPES, PixelTransform
-from lensfinder.runs import Stop
+from lensfinder.signals import Stop
 from lensfinder.train import augment, evaluate
 from lensfinder.train.data import Index, Pixels, StampSet, prefetch
 from lensfinder.train.distribute import Ranks

@@ -15,21 +15,14 @@ import numpy as np
 import torch
 
 from lensfinder import checkpoint, networks, parallel, schema
+from lensfinder.commit import commit
 from lensfinder.config import Config
 from lensfinder.errors import RequestError
+from lensfinder.ledger import close_ledger, products_of
 from lensfinder.model import Spec, create
 from lensfinder.progress import Progress
-from lensfinder.runs import (
-    Receipt,
-    Run,
-    Stop,
-    Summary,
-    Unit,
-    close_ledger,
-    commit,
-    ingredients,
-    products_of,
-)
+from lensfinder.runs import Receipt, Run, Summary, Unit, ingredients
+from lensfinder.signals import Stop
 from lensfinder.train import curve, data, distribute, evaluate, loop
 from lensfinder.train.distribute import Ranks
 from lensfinder.train.states import States

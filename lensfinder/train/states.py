@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from lensfinder.runs import commit
+from lensfinder.commit import commit
 
 KEPT = 2
 _DIGEST_BYTES = hashlib.sha256().digest_size

@@ -34,7 +34,7 @@ from astropy.wcs import WCS
 
 from lensfinder import cli, survey, tiles
 from lensfinder.cutout.extract import Room, extract
-from lensfinder.runs import read_index
+from lensfinder.ledger import read_index
 
 BANDS = ("u", "g", "r", "i")
 SIZE = 101

@@ -23,7 +23,9 @@ from pathlib import Path
 
 import numpy as np
 
-from lensfinder import runs, schema, shards, tables
+from lensfinder import schema, shards, tables
+from lensfinder.commit import write_json
+from lensfinder.ledger import INDEX
 
 _KINDS = np.array(["spiral", "ring", "galaxy", "companions", "merger"])
 
@@ -34,8 +36,8 @@ def write_folder(folder: Path, columns: dict[str, np.ndarray]) -> Path:
     tables.write_columns(
         product, columns, {"ingredients": {"made": folder.name}, "calibration": calibration}
     )
-    runs.write_json(
-        folder / runs.INDEX,
+    write_json(
+        folder / INDEX,
         {"stage": "infer", "counts": {}, "products": [{"product": "products/scores.parquet"}]},
     )
     return folder

@@ -15,7 +15,7 @@ from astropy.io import fits
 from skies import sky_YX, tan_wcs, write_kids_tile, write_targets
 
 from lensfinder import shards, tables
-from lensfinder.runs import products_of, read_index
+from lensfinder.ledger import products_of, read_index
 
 SHAPE_YX = (80, 80)
 OBJECTS_XY = [(20.0, 30.0), (60.0, 55.0), (40.0, 15.0)]

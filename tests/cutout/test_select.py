@@ -15,7 +15,7 @@ from skies import sky_YX, tan_wcs, write_kids_tile
 from lensfinder import shards, tables
 from lensfinder.cutout.select import dereddened, lrg_petrillo2017, within
 from lensfinder.errors import RequestError
-from lensfinder.runs import products_of, read_index
+from lensfinder.ledger import products_of, read_index
 
 magnitudes = st.floats(14, 25)
 

@@ -14,7 +14,7 @@ from skies import tan_wcs
 
 from lensfinder import schema, shards, tables
 from lensfinder.errors import RequestError
-from lensfinder.runs import products_of, read_index
+from lensfinder.ledger import products_of, read_index
 
 Command = Callable[..., Any]
 RNG = np.random.default_rng(4)

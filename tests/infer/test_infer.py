@@ -14,9 +14,10 @@ from lensfinder.config import load
 from lensfinder.errors import MismatchError
 from lensfinder.infer.score import score
 from lensfinder.infer.stage import CANDIDATES
+from lensfinder.ledger import products_of
 from lensfinder.model import Model, Spec, create
 from lensfinder.pixels import RECIPES, PixelTransform
-from lensfinder.runs import Execution, Summary, execute, products_of
+from lensfinder.runs import Execution, Summary, execute
 
 SIZE = 41
 BANDS = ("g", "r", "i")

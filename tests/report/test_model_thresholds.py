@@ -10,8 +10,10 @@ import pytest
 import torch
 from scored import draw_no_figures, mock_scores, report, write_scores
 
-from lensfinder import checkpoint, networks, runs
+from lensfinder import checkpoint, networks
+from lensfinder.commit import sha256_of, write_json
 from lensfinder.errors import MismatchError, RequestError
+from lensfinder.ledger import INDEX, read_index
 from lensfinder.model import Model, Spec, create
 from lensfinder.pixels import RECIPES, PixelTransform
 
@@ -39,7 +41,7 @@ def test_thresholds_are_the_reports_and_scores_stay_the_same(model: Model, tmp_p
     path = tmp_path / "train" / "products" / "model.safetensors"
     checkpoint.save(path, model)
     index = {"stage": "train", "products": [{"product": "products/model.safetensors"}]}
-    runs.write_json(tmp_path / "train" / runs.INDEX, index)
+    write_json(tmp_path / "train" / INDEX, index)
     before = checkpoint.load(path, "cpu")
     scores = mock_scores(60, 400) | {"model_id": [model.model_id] * 460}
     mocks = write_scores(tmp_path / "mocks", scores)
@@ -56,8 +58,8 @@ def test_thresholds_are_the_reports_and_scores_stay_the_same(model: Model, tmp_p
         assert (written["fpr_asked"], written["logit"]) == (row["fpr_asked"], row["logit"])
         assert written["fpr"] == row["fpr"]
     # What `lensfinder status --deep` compares with.
-    (entry,) = runs.read_index(tmp_path / "train")["products"]
-    assert entry["sha256"] == runs.sha256_of(path)
+    (entry,) = read_index(tmp_path / "train")["products"]
+    assert entry["sha256"] == sha256_of(path)
     assert [point["logit"] is None for point in after.thresholds["points"]] == [False, True, True]
 
     # A report that stands already is not made again, and is written into a fresh copy all the same.

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from lensfinder import config, runs, shards, tables
+from lensfinder.commit import write_json
 from lensfinder.errors import MismatchError, RequestError
+from lensfinder.ledger import INDEX, products_of, read_index
 from lensfinder.simulate import stage
 
 OPTIONS: dict[str, Any] = {"count": 200, "size": 21, "unit_size": 128, "val_fraction": 0.2}
@@ -23,7 +25,7 @@ def run(folder: Path, **options: Any) -> runs.Summary:
 
 def contents(folder: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     images, catalogs = [], []
-    for path in runs.products_of(folder, "simulate"):
+    for path in products_of(folder, "simulate"):
         with shards.read(path) as shard:
             images.append(shard.image[:])
             catalogs.append(shard.catalog)
@@ -67,10 +69,10 @@ def test_a_mock_depends_on_seed_and_index_alone(mocks: Path, tmp_path: Path) -> 
 
 
 def test_the_same_command_again_does_nothing(mocks: Path) -> None:
-    before = runs.read_index(mocks)
+    before = read_index(mocks)
     summary = run(mocks)
     assert (summary.done, summary.reused) == (0, 2)
-    assert runs.read_index(mocks) == before
+    assert read_index(mocks) == before
 
 
 def test_another_seed_is_refused_by_name(mocks: Path) -> None:
@@ -118,9 +120,7 @@ def cutouts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = folder / "products" / "T.h5"
     header = shards.Header("cutout", "kids", ("g", "r", "i"), 0.2, {"tile": "T"}, {})
     shards.write(path, header, image, mask, catalog)
-    runs.write_json(
-        folder / runs.INDEX, {"stage": "cutout", "products": [{"product": "products/T.h5"}]}
-    )
+    write_json(folder / INDEX, {"stage": "cutout", "products": [{"product": "products/T.h5"}]})
     return folder
 
 

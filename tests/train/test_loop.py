@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lensfinder.errors import Interrupted, RequestError
-from lensfinder.runs import Stop
+from lensfinder.signals import Stop
 from lensfinder.train import data, loop, stage
 from lensfinder.train.distribute import Ranks
 from lensfinder.train.states import States

@@ -1,0 +1,63 @@
+"""The section ``[simulate]``."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from lensfinder.config.fields import (
+    INPUT,
+    NO_OUTPUT,
+    Fraction,
+    InputPath,
+    Listed,
+    NameOrFile,
+    OddSize,
+    Section,
+)
+
+
+class SimulateConfig(Section):
+    """`simulate`: mock lenses and non-lenses, with truth."""
+
+    population: NameOrFile = Field(
+        "general",
+        description="Population: a recipe by name, or a TOML file of your own.",
+        json_schema_extra=INPUT,
+    )
+    count: int = Field(
+        20000,
+        ge=1,
+        le=2**40,
+        description="How many mocks.",
+        json_schema_extra={"flag": "-n", **NO_OUTPUT},
+    )
+    bands: Listed[str] = Field((), description="Bands in order; default: the survey's.")
+    size: OddSize = Field(101, description="Side of a stamp in pixels, odd.")
+    hosts: InputPath | None = Field(
+        None,
+        description="Paint on the real galaxies of this cutout folder instead of modelled ones.",
+        json_schema_extra=INPUT,
+    )
+    known: InputPath | None = Field(
+        None,
+        description="Catalogue of known lenses; hosts within 5 arcsec of one are left out.",
+        json_schema_extra=INPUT,
+    )
+    val_fraction: Fraction = Field(0.1, description="Share of the validation split.")
+    test_fraction: Fraction = Field(0.2, description="Share of the test split.")
+    unit_size: int = Field(
+        2048, ge=64, multiple_of=64, description="Mocks in a shard, a multiple of 64."
+    )
+    preview: bool = Field(
+        False,
+        description="Also write preview.png, a mosaic with the truth beneath each stamp.",
+        json_schema_extra=NO_OUTPUT,
+    )
+
+    @model_validator(mode="after")
+    def _room_for_training(self) -> Self:
+        if self.val_fraction + self.test_fraction >= 1:
+            raise ValueError("val_fraction + test_fraction leave nothing to train on")
+        return self

@@ -1,0 +1,50 @@
+"""Signals that ask a process to stop."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from lensfinder.errors import Interrupted
+
+
+class Stop:
+    """Whether somebody asked the process to stop, and how."""
+
+    def __init__(self) -> None:
+        self.requested = ""
+
+    def check(self) -> None:
+        """Raise `Interrupted` if a signal came."""
+        if self.requested:
+            raise Interrupted(
+                f"stopped by {self.requested}", remedy="Run the same command to go on."
+            )
+
+
+@contextmanager
+def listen(*, at_once: bool) -> Iterator[Stop]:
+    """Listen to SIGINT, SIGTERM and SIGUSR1.
+
+    Parameters
+    ----------
+    at_once : bool
+        Raise `Interrupted` where the signal strikes (every product is committed whole, so that
+        is safe), or only note it until somebody calls `Stop.check` at a good moment.
+    """
+    stop = Stop()
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        stop.requested = signal.Signals(number).name
+        if at_once:
+            stop.check()
+
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    before = {number: signal.signal(number, handle) for number in signals}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
