@@ -14,7 +14,7 @@ import pytest
 from lensfinder import cli
 
 # As the command line does: spinning threads of two test runs at once starve each other.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared" / "data"
