@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, logit
 
-from lensfinder.report.estimates import clopper_pearson
+from lensfinder.report.estimates import Estimate, clopper_pearson
+from lensfinder.report.metrics import missing_class
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +47,7 @@ def reliability(
     n_bins : int
         Number of equal bins of [0, 1].
     """
-    bin_N = np.minimum((score_N * n_bins).astype(np.intp), n_bins - 1)
-    n_B = np.bincount(bin_N, minlength=n_bins)
-    score_B = np.bincount(bin_N, weights=score_N, minlength=n_bins)
-    hits_B = np.bincount(bin_N, weights=is_lens_N, minlength=n_bins).astype(np.int64)
+    n_B, score_B, hits_B = _binned(score_N, is_lens_N, n_bins)
     there = n_B > 0
     if not there.any():
         nothing = np.empty(0)
@@ -57,6 +55,44 @@ def reliability(
     low_B, high_B = clopper_pearson(hits_B[there], n_B[there])
     n_B = n_B[there]
     return Reliability(score_B[there] / n_B, hits_B[there] / n_B, low_B, high_B, n_B)
+
+
+def expected_calibration_error(
+    score_N: NDArray[np.floating], is_lens_N: NDArray[np.bool_], n_bins: int = 15
+) -> Estimate:
+    """Mean |fraction of lenses - mean score| over equal bins of score (Guo et al. 2017, eq. 3).
+
+    Parameters
+    ----------
+    score_N : float array, shape (N,)
+        Calibrated scores in [0, 1].
+    is_lens_N : bool array, shape (N,)
+        True for a lens.
+    n_bins : int
+        Number of equal bins of [0, 1]; empty ones weigh nothing.
+
+    Returns
+    -------
+    Estimate
+        Without an interval; refused where only one class is there.
+    """
+    reason = missing_class(is_lens_N)
+    if reason is not None:
+        return Estimate(None, n=len(is_lens_N), reason=reason)
+    _, score_B, lenses_B = _binned(score_N, is_lens_N, n_bins)
+    return Estimate(float(np.abs(lenses_B - score_B).sum() / len(score_N)), n=len(score_N))
+
+
+def _binned(
+    score_N: NDArray[np.floating], is_lens_N: NDArray[np.bool_], n_bins: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
+    """Objects, sum of scores, and lenses in equal bins of score, (n_bins,) each."""
+    bin_N = np.minimum((score_N * n_bins).astype(np.intp), n_bins - 1)
+    return (
+        np.bincount(bin_N, minlength=n_bins),
+        np.bincount(bin_N, weights=score_N, minlength=n_bins),
+        np.bincount(bin_N[is_lens_N], minlength=n_bins),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -218,7 +218,7 @@ def measure_labelled(
         average_precision=metrics.average_precision(logit_N, is_lens_N),
         tpr0=metrics.tpr_before(logit_N, is_lens_N, 1),
         tpr10=metrics.tpr_before(logit_N, is_lens_N, 10),
-        calibration_error=metrics.expected_calibration_error(score_N, is_lens_N),
+        calibration_error=calibration.expected_calibration_error(score_N, is_lens_N),
         points=points,
         operating=operating,
         kinds=by_kind,

@@ -221,34 +221,6 @@ def tpr_before(
     return Estimate(tpr.value, tpr.low, tpr.high, n_negatives)
 
 
-def expected_calibration_error(
-    score_N: NDArray[np.floating], is_lens_N: NDArray[np.bool_], n_bins: int = 15
-) -> Estimate:
-    """Mean |fraction of lenses - mean score| over equal bins of score (Guo et al. 2017, eq. 3).
-
-    Parameters
-    ----------
-    score_N : float array, shape (N,)
-        Calibrated scores in [0, 1].
-    is_lens_N : bool array, shape (N,)
-        True for a lens.
-    n_bins : int
-        Number of equal bins of [0, 1]; empty ones weigh nothing.
-
-    Returns
-    -------
-    Estimate
-        Without an interval; refused where only one class is there.
-    """
-    reason = missing_class(is_lens_N)
-    if reason is not None:
-        return Estimate(None, n=len(is_lens_N), reason=reason)
-    bin_N = np.minimum((score_N * n_bins).astype(np.intp), n_bins - 1)
-    score_B = np.bincount(bin_N, weights=score_N, minlength=n_bins)
-    lenses_B = np.bincount(bin_N, weights=is_lens_N, minlength=n_bins)
-    return Estimate(float(np.abs(lenses_B - score_B).sum() / len(score_N)), n=len(score_N))
-
-
 def histograms(logits: Mapping[str, NDArray[np.floating]], n_bins: int = 48) -> dict[str, Any]:
     """Counts of each set of logits in common equal bins.
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import precision_recall_curve, roc_auc_score
 
-from lensfinder.report import bootstrap, metrics, thresholds
+from lensfinder.report import bootstrap, calibration, metrics, thresholds
 
 LENS, NOT = True, False
 
@@ -51,7 +51,7 @@ def test_one_class_only_gives_a_reason_instead_of_a_number(
     for estimate in (
         metrics.auroc(logit_N, is_lens_N, seed=0),
         metrics.tpr_before(logit_N, is_lens_N, 1),
-        metrics.expected_calibration_error(logit_N, is_lens_N),
+        calibration.expected_calibration_error(logit_N, is_lens_N),
     ):
         assert estimate.value is None
         assert words in str(estimate.reason)
@@ -128,18 +128,18 @@ def test_calibration_error_by_hand_and_of_a_calibrated_score() -> None:
     # Two bins of [0, 1]: 0.2 and 0.4 hold one lens of two, 0.9 holds none of one:
     # (2 |1/2 - 0.3| + |0 - 0.9|) / 3
     score_N = np.array([0.2, 0.4, 0.9])
-    estimate = metrics.expected_calibration_error(score_N, np.array([LENS, NOT, NOT]), n_bins=2)
+    estimate = calibration.expected_calibration_error(score_N, np.array([LENS, NOT, NOT]), n_bins=2)
     assert estimate.value == pytest.approx((0.4 + 0.9) / 3)
     rng = np.random.default_rng(4)
     score_N = rng.random(40_000)
-    honest = metrics.expected_calibration_error(score_N, rng.random(40_000) < score_N)
+    honest = calibration.expected_calibration_error(score_N, rng.random(40_000) < score_N)
     assert honest.value is not None
     assert honest.value < 0.02
 
 
 def test_a_score_of_one_falls_in_the_last_bin() -> None:
     score_N = np.array([1.0, 0.0])
-    estimate = metrics.expected_calibration_error(score_N, np.array([LENS, NOT]))
+    estimate = calibration.expected_calibration_error(score_N, np.array([LENS, NOT]))
     assert estimate.value == 0.0
 
 
