@@ -89,7 +89,7 @@ def _binned(
     """Objects, sum of scores, and lenses in equal bins of score, (n_bins,) each."""
     bin_N = np.minimum((score_N * n_bins).astype(np.intp), n_bins - 1)
     n_B: NDArray[np.int64] = np.bincount(bin_N, minlength=n_bins)
-    score_B: NDArray[np.float64] = np.bincount(bin_N, score_N.astype(np.float64), n_bins)
+    score_B = np.bincount(bin_N, weights=score_N, minlength=n_bins).astype(np.float64)
     lenses_B: NDArray[np.int64] = np.bincount(bin_N[is_lens_N], minlength=n_bins)
     return n_B, score_B, lenses_B
 
