@@ -52,28 +52,61 @@ class Mocks:
     columns: dict[str, np.ndarray]
 
 
-def mock_id(index: int) -> str:
+@dataclass(frozen=True)
+class Setting:
+    """What all mocks of a run have in common.
+
+    Attributes
+    ----------
+    population : the recipe
+    observation : what the telescope does to every mock
+    sky : typical conditions
+    survey : its name
+    seed : of the run
+    val_fraction, test_fraction : of hosts that fall into these splits
+    """
+
+    population: Population
+    observation: Observation
+    sky: Sky
+    survey: str
+    seed: int
+    val_fraction: float
+    test_fraction: float
+
+    @classmethod
+    def of(cls, ingredients: Mapping[str, Any]) -> Setting:
+        """Take it from the ingredients of a product of `simulate`."""
+        keys, sky = ingredients["simulate"], ingredients["sky"]
+        return cls(
+            population=Population.model_validate(ingredients["population"]),
+            observation=Observation(
+                bands=tuple(keys["bands"]),
+                size=keys["size"],
+                pixel_scale_arcsec=sky["pixel_scale_arcsec"],
+                reference_band=sky["reference_band"],
+            ),
+            sky=Sky(sky["psf_fwhm_arcsec"], sky["sky_rms_njy"]),
+            survey=sky["survey"],
+            seed=ingredients["seed"],
+            val_fraction=keys["val_fraction"],
+            test_fraction=keys["test_fraction"],
+        )
+
+
+def mock_id(index: int, prefix: str = "mock") -> str:
     """Name of a mock."""
-    return f"mock-{index:08d}"
+    return f"{prefix}-{index:08d}"
 
 
-def make_modelled(
-    population: Population,
-    observation: Observation,
-    sky: Sky,
-    *,
-    seed: int,
-    indices: range,
-    val_fraction: float,
-    test_fraction: float,
-) -> Mocks:
+def make_modelled(setting: Setting, indices: range, prefix: str = "mock") -> Mocks:
     """Make mocks on modelled hosts.
 
     Parameters
     ----------
-    seed : of the run
+    setting : what all of them have in common
     indices : of the objects, consecutive; the first a multiple of 64
-    val_fraction, test_fraction : of mocks that fall into these splits, by hash of the host
+    prefix : of their ids
 
     Raises
     ------
@@ -84,7 +117,8 @@ def make_modelled(
     """
     if indices.start % CHUNK or indices.step != 1:
         raise ValueError(f"{indices} does not start with a chunk of {CHUNK}")
-    bands = observation.bands
+    population, observation, sky = setting.population, setting.observation, setting.sky
+    bands, seed = observation.bands, setting.seed
     rows: list[Row] = []
     images, truths = [], []
     for first in range(indices.start, indices.stop, CHUNK):
@@ -115,14 +149,17 @@ def make_modelled(
         images.append(image[:wanted])
         truths.append({name: values[:wanted] for name, values in rendered.truth.items()})
     image_NCHW = np.concatenate(images)
-    ids = [mock_id(i) for i in indices]
+    ids = [mock_id(i, prefix) for i in indices]
     columns = {
         **_as_columns(rows),
         **{name: np.concatenate([truth[name] for truth in truths]) for name in truths[0]},
         **contract_columns(
             ids,
             host_id=[f"host-{name}" for name in ids],
-            split=[split_of(f"host-{name}", val_fraction, test_fraction) for name in ids],
+            split=[
+                split_of(f"host-{name}", setting.val_fraction, setting.test_fraction)
+                for name in ids
+            ],
             has_source=[row["kind"] == "lens" for row in rows],
         ),
     }

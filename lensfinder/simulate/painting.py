@@ -16,10 +16,9 @@ from lensfinder.errors import MismatchError, RequestError
 from lensfinder.ledger import products_of
 from lensfinder.simulate import hosts
 from lensfinder.simulate.families import Row
-from lensfinder.simulate.mocks import Mocks, Sky, contract_columns, mock_id
+from lensfinder.simulate.mocks import Mocks, Setting, contract_columns, mock_id
 from lensfinder.simulate.observation import Observation
 from lensfinder.simulate.population import generator
-from lensfinder.simulate.recipe import Population
 from lensfinder.simulate.render import CHUNK
 from lensfinder.simulate.splits import fraction_of, sky_cell, split_of
 
@@ -121,24 +120,18 @@ def _check(
 
 
 def make_painted(
-    chosen: Sequence[Host],
-    population: Population,
-    observation: Observation,
-    sky: Sky,
-    *,
-    seed: int,
-    indices: range,
-    val_fraction: float,
-    test_fraction: float,
+    chosen: Sequence[Host], setting: Setting, indices: range, prefix: str = "mock"
 ) -> Mocks:
     """Paint mocks on real hosts.
 
     Parameters
     ----------
     chosen : host of each mock; may repeat
-    sky : what to take where a host says nothing
+    setting : what all of them have in common; its sky serves where a host says nothing
     indices : of the mocks; the first a multiple of 64
+    prefix : of their ids
     """
+    observation, seed = setting.observation, setting.seed
     pixels, catalog = _read(chosen, observation)
     rows: list[Row] = []
     images, truths = [], []
@@ -150,11 +143,8 @@ def make_painted(
                 pixels["image"][k],
                 pixels["mask"][k] == 0,
                 catalog[k],
-                population=population,
-                observation=observation,
-                sky=sky,
-                seed=seed,
-                index=indices[k],
+                setting,
+                indices[k],
             )
             for k in part
         ]
@@ -172,9 +162,11 @@ def make_painted(
         **{name: np.array([row[name] for row in rows]) for name in rows[0]},
         **{name: np.concatenate([truth[name] for truth in truths]) for name in truths[0]},
         **contract_columns(
-            [mock_id(i) for i in indices],
+            [mock_id(i, prefix) for i in indices],
             host_id=[host.host_id for host in chosen],
-            split=[split_of(host.cell, val_fraction, test_fraction) for host in chosen],
+            split=[
+                split_of(host.cell, setting.val_fraction, setting.test_fraction) for host in chosen
+            ],
             has_source=[row["kind"] == "lens" for row in rows],
             place=place,
         ),
@@ -210,13 +202,10 @@ def _draw_row(
     image_CYX: np.ndarray,
     good_CYX: np.ndarray,
     entry: dict[str, Any],
-    *,
-    population: Population,
-    observation: Observation,
-    sky: Sky,
-    seed: int,
+    setting: Setting,
     index: int,
 ) -> Row:
+    population, observation, sky = setting.population, setting.observation, setting.sky
     bands, reference = observation.bands, observation.reference_band
     scale = observation.pixel_scale_arcsec
     level_C, rms_C = hosts.measure_sky(image_CYX, good_CYX)
@@ -241,7 +230,7 @@ def _draw_row(
         population,
         bands,
         reference,
-        seed,
+        setting.seed,
         index,
         positive=hosts.is_positive(host.host_id, population.positive_fraction),
         host_mag=host_mag,

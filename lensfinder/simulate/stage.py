@@ -108,36 +108,19 @@ def do(unit: Unit) -> Receipt:
     """Make the mocks of one range, on one thread whatever is at hand."""
     import torch
 
-    from lensfinder.simulate.mocks import Sky, make_modelled
-    from lensfinder.simulate.observation import Observation
+    from lensfinder.simulate.mocks import Setting, make_modelled
 
     made_from, task = unit.ingredients, unit.task
-    keys, sky = made_from["simulate"], made_from["sky"]
-    bands = tuple(keys["bands"])
-    observation = Observation(
-        bands=bands,
-        size=keys["size"],
-        pixel_scale_arcsec=sky["pixel_scale_arcsec"],
-        reference_band=sky["reference_band"],
-    )
-    common = {
-        "population": recipe.Population.model_validate(made_from["population"]),
-        "observation": observation,
-        "sky": Sky(sky["psf_fwhm_arcsec"], sky["sky_rms_njy"]),
-        "seed": made_from["seed"],
-        "indices": range(*made_from["range"]),
-        "val_fraction": keys["val_fraction"],
-        "test_fraction": keys["test_fraction"],
-    }
+    setting, indices = Setting.of(made_from), range(*made_from["range"])
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         if "hosts" in task:
             from lensfinder.simulate.painting import Host, make_painted
 
-            mocks = make_painted([Host(**host) for host in task["hosts"]], **common)
+            mocks = make_painted([Host(**host) for host in task["hosts"]], setting, indices)
         else:
-            mocks = make_modelled(**common)
+            mocks = make_modelled(setting, indices)
     except RecipeError as error:
         raise RequestError(str(error)) from error
     finally:
@@ -147,9 +130,9 @@ def do(unit: Unit) -> Receipt:
         unit.product,
         shards.Header(
             stage="simulate",
-            survey=sky["survey"],
-            bands=bands,
-            pixel_scale_arcsec=sky["pixel_scale_arcsec"],
+            survey=setting.survey,
+            bands=setting.observation.bands,
+            pixel_scale_arcsec=setting.observation.pixel_scale_arcsec,
             ingredients=made_from,
             provenance=task["provenance"],
         ),

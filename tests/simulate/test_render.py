@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lensfinder.simulate.mocks import Sky, make_modelled
+from lensfinder.simulate.mocks import Setting, Sky, make_modelled
 from lensfinder.simulate.observation import Observation
 from lensfinder.simulate.population import draw, draw_conditions, draw_surroundings
 from lensfinder.simulate.recipe import Population
@@ -125,15 +125,8 @@ def test_bytes_do_not_depend_on_how_work_is_shared(
     """One range, two in the other order, a part of the last chunk, another number of threads."""
 
     def make(first: int, last: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        mocks = make_modelled(
-            population,
-            observation,
-            sky,
-            seed=9,
-            indices=range(first, last),
-            val_fraction=0.2,
-            test_fraction=0.2,
-        )
+        setting = Setting(population, observation, sky, "kids", 9, 0.2, 0.2)
+        mocks = make_modelled(setting, range(first, last))
         return mocks.image_NCHW, mocks.columns
 
     whole, columns = make(0, 2 * CHUNK)
@@ -166,15 +159,8 @@ def test_no_simple_statistic_tells_the_classes_apart(population: Population, sky
 
     one = Observation(bands=("r",), size=41, pixel_scale_arcsec=0.2, reference_band="r")
     only_r = Sky({"r": 0.7}, {"r": 6.3})
-    mocks = make_modelled(
-        population,
-        one,
-        only_r,
-        seed=2,
-        indices=range(0, 8 * CHUNK),
-        val_fraction=0.1,
-        test_fraction=0.1,
-    )
+    setting = Setting(population, one, only_r, "kids", 2, 0.1, 0.1)
+    mocks = make_modelled(setting, range(0, 8 * CHUNK))
     image, label = mocks.image_NCHW[:, 0], mocks.columns["label"]
     centre = image[:, 17:24, 17:24]
     features = np.stack(
