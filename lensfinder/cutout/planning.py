@@ -11,20 +11,36 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lensfinder import schema, tables, tiles
+from lensfinder import tables, tiles
 from lensfinder.config import CutoutConfig, TargetsConfig
+from lensfinder.cutout import detection
+from lensfinder.cutout.detection import detect_unit
 from lensfinder.cutout.select import NAMED, dereddened, within
-from lensfinder.cutout.targets import Ownership, assign, keep_once
+from lensfinder.cutout.targets import Ownership, assign
+from lensfinder.cutout.travel import from_plain, meaning, plain_paths
 from lensfinder.errors import RequestError, UnitError
-from lensfinder.footprints import Footprint, separation_deg
-from lensfinder.runs import Failure, Receipt, Run, Unit, ingredients
+from lensfinder.footprints import Footprint
+from lensfinder.runs import Failure, Run, Unit
 from lensfinder.survey import Survey
 from lensfinder.tables import Columns
 from lensfinder.tiles import TileFiles
 
-_DETECTION_VERSION = 3
+__all__ = [
+    "Job",
+    "Plan",
+    "StampJob",
+    "detect_unit",
+    "digest",
+    "from_plain",
+    "meaning",
+    "plain_paths",
+    "plan_stamps",
+    "plan_targets",
+]
+
 # Pixels of one unit held in memory at a time.
 _UNIT_BYTES = 256 * 2**20
+_STAMPS_A_UNIT = 1024
 
 
 @dataclass(frozen=True)
@@ -174,14 +190,14 @@ def plan_targets(
             f"detect_bands {','.join(config.detect_bands)}", f"some of {','.join(bands)}"
         )
     if catalog is None:
-        near = _with_neighbours(share, readable, footprints)
+        near = detection.with_neighbours(share, readable, footprints)
         units = [
-            _detection_unit(files, run, config, survey, reference)
+            detection.unit_of(files, run, config, survey, reference)
             for files in readable
             if files.name in near
         ]
         yield units
-        kept, footprints, targets, ownership = _collect(
+        kept, footprints, targets, ownership = detection.collect(
             units, readable, footprints, config, survey, run
         )
         readable = kept
@@ -274,171 +290,67 @@ def digest(targets: Mapping[str, NDArray[Any]]) -> str:
     return total.hexdigest()
 
 
-# -- detection --------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class StampJob:
+    """Some of the stamps that others have cut, which one unit takes care of.
+
+    Attributes
+    ----------
+    name : str
+        Name of the unit.
+    objects : tuple of TileFiles
+        One for each object, named by its id.
+    labels : mapping of id to 1 or 0
+        Where known.
+    """
+
+    name: str
+    objects: tuple[TileFiles, ...]
+    labels: Mapping[str, int]
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """What decides the pixels and labels: the files' identity and the list of lenses."""
+        identities = {files.name: files.identity() for files in self.objects}
+        return {"stamps": identities, "labels": dict(self.labels)}
+
+    @property
+    def task(self) -> dict[str, Any]:
+        """What a unit's task must hold so that `stampfiles.stamps_of` can read it."""
+        return {
+            "stamps": {files.name: plain_paths(files) for files in self.objects},
+            "labels": dict(self.labels),
+            "targets": {"id": [files.name for files in self.objects]},
+        }
 
 
-def _with_neighbours(
-    share: set[str], readable: Sequence[TileFiles], footprints: Sequence[Footprint]
-) -> set[str]:
-    """Names of the tiles in `share` and of those that overlap with one of them."""
-    ra = np.array([footprint.centre_ra for footprint in footprints])
-    dec = np.array([footprint.centre_dec for footprint in footprints])
-    radius = np.array([footprint.radius for footprint in footprints])
-    near = set()
-    for files, footprint in zip(readable, footprints, strict=True):
-        if files.name in share:
-            apart = separation_deg(footprint.centre_ra, footprint.centre_dec, ra, dec)
-            touching = np.flatnonzero(apart <= footprint.radius + radius)
-            near |= {readable[t].name for t in touching.tolist()}
-    return near
+def plan_stamps(inputs: Sequence[Path], survey: Survey, bands: tuple[str, ...]) -> list[StampJob]:
+    """Divide the stamps in folders among units, and find the lists that say what they are.
 
+    A unit made of a job has ``job.inputs`` among its ingredients and ``job.task`` in its task;
+    its ``do`` reads the stamps with `stampfiles.stamps_of`.
 
-def _detection_unit(
-    files: TileFiles, run: Run, config: TargetsConfig, survey: Survey, reference: str
-) -> Unit:
-    # The files of bands that detection does not read do not decide its product.
-    wanted = dict.fromkeys((*(config.detect_bands or (reference,)), reference))
-    own = TileFiles(files.name, {band: files.paths.get(band, {}) for band in wanted})
-    keys = {name: getattr(config, name) for name in ("detect_sigma", "detect_pixels")}
-    keys["detect_bands"] = list(config.detect_bands or (reference,))
-    return Unit(
-        stage=run.stage,
-        name=f"detect-{files.name}",
-        product=run.folder / "targets" / f"{files.name}.parquet",
-        ingredients=ingredients(
-            "detection",
-            _DETECTION_VERSION,
-            {**keys, "band": reference},
-            tile=own.identity(),
-            survey=meaning(survey),
-        ),
-        task={
-            "detect": keys,
-            "band": reference,
-            "tile": files.name,
-            "paths": plain_paths(own),
-            "survey": survey.model_dump(mode="json"),
-        },
-    )
+    Parameters
+    ----------
+    inputs : sequence of Path
+        Folders, searched for ``classifications.csv`` too, or files.
+    survey : Survey
+        One with ``stamps = true``.
+    bands : tuple of str
 
-
-def detect_unit(unit: Unit) -> Receipt:
-    """Do a detection unit: commit ``targets/<tile>.parquet``."""
-    from lensfinder.cutout.detect import detect
-
-    task = unit.task
-    survey, band = Survey.model_validate(task["survey"]), task["band"]
-    bands = tuple(task["detect"]["detect_bands"])
-    files = TileFiles(task["tile"], from_plain(task["paths"]))
-    every = tuple(dict.fromkeys((*bands, band)))
-    with tiles.open_tile(files, survey, every) as tile:
-        psf_fwhm_arcsec = tile.psf_fwhm_arcsec(band)
-        found = detect(
-            _reader(tile, bands, survey),
-            tile.shape_YX,
-            psf_fwhm_arcsec / survey.pixel_scale_arcsec,
-            sigma=task["detect"]["detect_sigma"],
-            pixels=task["detect"]["detect_pixels"],
-            measure=None if bands == (band,) else _reader(tile, (band,), survey),
-        )
-        ra, dec = tile.footprint.sky_of(found["x"], found["y"])
-    magnitude = schema.AB_ZERO_POINT_NJY - 2.5 * np.log10(found["flux_njy"])
-    columns = {
-        "id": _names(ra, dec),
-        "ra": ra,
-        "dec": dec,
-        "x": found["x"],
-        "y": found["y"],
-        f"mag_{band}": magnitude.astype(np.float32),
-        "half_light_radius_arcsec": found["half_light_radius_pix"] * survey.pixel_scale_arcsec,
-        "star_radius_arcsec": np.full(len(ra), psf_fwhm_arcsec / 2),
-    }
-    tables.write_columns(unit.product, columns, {"ingredients": unit.ingredients})
-    return Receipt(0, 0)
-
-
-def _reader(tile: tiles.Tile, bands: tuple[str, ...], survey: Survey) -> Any:
-    """Give what reads a window of a band, or of the mean of bands weighted by their depth."""
-
-    def read(rows: slice, columns: slice) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        total, weights = np.float32(0), np.float32(0)
-        for band in bands:
-            pixels = tile.pixels[band][rows, columns]
-            if len(bands) == 1:
-                return pixels.flux, pixels.mask != 0
-            weight = np.float32(survey.sky_rms_njy[band] ** -2) * (pixels.mask == 0)
-            total = total + np.where(weight > 0, pixels.flux, 0) * weight
-            weights = weights + weight
-        empty = np.asarray(weights == 0)
-        return np.asarray(total / np.where(empty, 1, weights), np.float32), empty
-
-    return read
-
-
-def _names(ra: NDArray[np.float64], dec: NDArray[np.float64]) -> NDArray[Any]:
-    """Name detections by position, ``J120003.218-003012.35``: 15 mas, so that none is doubled."""
-    from astropy.coordinates import Angle
-
-    right = Angle(ra, "deg").to_string(unit="hourangle", sep="", precision=3, pad=True)
-    up = Angle(dec, "deg").to_string(unit="deg", sep="", precision=2, pad=True, alwayssign=True)
-    return np.array([f"J{a}{d}" for a, d in zip(right, up, strict=True)], dtype=object)
-
-
-def _collect(
-    units: Sequence[Unit],
-    readable: Sequence[TileFiles],
-    footprints: Sequence[Footprint],
-    config: TargetsConfig,
-    survey: Survey,
-    run: Run,
-) -> tuple[list[TileFiles], list[Footprint], Columns, Ownership]:
-    """Read the detections of all tiles and keep each object once; drop tiles without any."""
-    from lensfinder.cutout.detect import galaxies
-
-    made = {unit.task["tile"]: unit for unit in units if unit.product.exists()}
-    # A tile that could not be searched stands in the ledger under its detection unit.
-    run.units += [unit for unit in units if not unit.product.exists()]
-    kept = [(f, p) for f, p in zip(readable, footprints, strict=True) if f.name in made]
-    files, prints = [f for f, _ in kept], [p for _, p in kept]
-    lists = []
-    for tile in files:
-        columns = tables.read_columns(made[tile.name].product)
-        extended = galaxies(
-            columns["half_light_radius_arcsec"],
-            2 * columns.pop("star_radius_arcsec"),
-            config.detect_size_ratio,
-        )
-        lists.append({name: values[extended] for name, values in columns.items()})
-    keep = keep_once(lists, prints)
-    lists = [{n: v[k] for n, v in columns.items()} for columns, k in zip(lists, keep, strict=True)]
-    merged = (
-        tables.concatenate(lists)
-        if lists
-        else {name: np.zeros(0) for name in ("id", "ra", "dec", "x", "y")}
-    )
-    ownership = assign(merged["ra"], merged["dec"], prints)
-    keeper = np.repeat(np.arange(len(lists)), [len(columns["ra"]) for columns in lists])
-    return files, prints, merged, _led_by(ownership, keeper)
-
-
-def _led_by(ownership: Ownership, keeper_N: NDArray[np.int64]) -> Ownership:
-    """Put the tile that kept a detection first, whatever the distances say."""
-    order = ownership.order_NT.copy()
-    rank = np.argsort(order != keeper_N[:, None], axis=1, kind="stable")
-    return replace(ownership, order_NT=np.take_along_axis(order, rank, axis=1))
-
-
-# -- what travels in a unit ---------------------------------------------------------------------
-
-
-def plain_paths(files: TileFiles) -> dict[str, dict[str, str]]:
-    return {band: {k: str(p) for k, p in kinds.items()} for band, kinds in files.paths.items()}
-
-
-def from_plain(paths: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, Path]]:
-    return {band: {k: Path(p) for k, p in kinds.items()} for band, kinds in paths.items()}
-
-
-def meaning(survey: Survey) -> dict[str, Any]:
-    """What a survey says of pixels; its title and its prose change nothing."""
-    return survey.model_dump(mode="json", exclude={"title", "source"})
+    Raises
+    ------
+    RequestError
+        If there are no stamps, or a list of labels can't be read.
+    """
+    found = tiles.find(inputs, survey, bands)
+    labels: dict[str, int] = {}
+    for folder in inputs:
+        for path in sorted(folder.rglob("classifications.csv")) if folder.is_dir() else ():
+            labels |= tables.read_labels(path)
+    jobs = []
+    for start in range(0, len(found), _STAMPS_A_UNIT):
+        part = tuple(found[start : start + _STAMPS_A_UNIT])
+        own = {files.name: labels[files.name] for files in part if files.name in labels}
+        jobs.append(StampJob(f"stamps-{start // _STAMPS_A_UNIT + 1:05d}", part, own))
+    return jobs

@@ -1,8 +1,8 @@
 """`cutout`: FITS tiles to shards of stamps.
 
 A unit is a tile with the targets it owns, or some of the stamps that others have cut; its product
-is one shard. Without a catalogue, targets
-are detected first, and each tile's detection is a unit of its own.
+is one shard. Without a catalogue, targets are detected first, and each tile's detection is a unit
+of its own.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from lensfinder import schema, shards, survey, tables, tiles
 from lensfinder.config import Config
 from lensfinder.cutout import planning
 from lensfinder.cutout.extract import Room, Stamps, extract
-from lensfinder.cutout.stampfiles import read_stamps
+from lensfinder.cutout.stampfiles import stamps_of
 from lensfinder.errors import RequestError
 from lensfinder.ledger import close_ledger
 from lensfinder.runs import Receipt, Run, Summary, Unit, fingerprint, ingredients
@@ -23,7 +23,6 @@ from lensfinder.survey import Survey
 from lensfinder.tiles import TileFiles
 
 _VERSION = 2
-_STAMPS_A_UNIT = 1024
 
 # A process does one unit after another.
 _ROOM = Room()
@@ -72,46 +71,30 @@ def _unit(job: planning.Job, run: Run, this: Survey, bands: tuple[str, ...]) -> 
 def _stamp_units(run: Run, this: Survey, bands: tuple[str, ...]) -> list[Unit]:
     """Give each unit some of the stamps that others have cut."""
     config = run.config.cutout
-    found = tiles.find(config.tiles, this, bands)
-    labels: dict[str, int] = {}
-    for folder in config.tiles:
-        for path in sorted(folder.rglob("classifications.csv")) if folder.is_dir() else ():
-            labels |= tables.read_labels(path)
+    jobs = planning.plan_stamps(config.tiles, this, bands)
     run.notes["selection"] = {
-        **dict.fromkeys(("catalogue", "inside", "selected"), len(found)),
+        **dict.fromkeys(("catalogue", "inside", "selected"), sum(len(job.objects) for job in jobs)),
         "selected_fraction": 1.0,
         "dereddened": [],
     }
     keys = {"bands": list(bands), "size": config.size, "max_bad_fraction": config.max_bad_fraction}
-    units = []
-    for start in range(0, len(found), _STAMPS_A_UNIT):
-        part = found[start : start + _STAMPS_A_UNIT]
-        own = {files.name: labels[files.name] for files in part if files.name in labels}
-        name = f"stamps-{start // _STAMPS_A_UNIT + 1:05d}"
-        units.append(
-            Unit(
-                stage="cutout",
-                name=name,
-                product=run.product(f"{name}.h5"),
-                ingredients=ingredients(
-                    "cutout",
-                    _VERSION,
-                    keys,
-                    survey=planning.meaning(this),
-                    stamps={files.name: files.identity() for files in part},
-                    labels=own,
-                ),
-                task={
-                    "stamps": {files.name: planning.plain_paths(files) for files in part},
-                    "labels": own,
-                    "targets": {"id": [files.name for files in part]},
-                    "survey": this.model_dump(mode="json"),
-                    "provenance": run.provenance,
-                },
-                planned=len(part),
-            )
+    return [
+        Unit(
+            stage="cutout",
+            name=job.name,
+            product=run.product(f"{job.name}.h5"),
+            ingredients=ingredients(
+                "cutout", _VERSION, keys, survey=planning.meaning(this), **job.inputs
+            ),
+            task={
+                **job.task,
+                "survey": this.model_dump(mode="json"),
+                "provenance": run.provenance,
+            },
+            planned=len(job.objects),
         )
-    return run.share(units)
+        for job in run.share(jobs)
+    ]
 
 
 def do(unit: Unit) -> Receipt:
@@ -122,16 +105,8 @@ def do(unit: Unit) -> Receipt:
     this = Survey.model_validate(task["survey"])
     bands = tuple(keys["bands"])
     if "stamps" in task:
-        objects = [
-            TileFiles(name, planning.from_plain(paths)) for name, paths in task["stamps"].items()
-        ]
-        stamps = read_stamps(
-            objects,
-            this,
-            bands,
-            keys["size"],
-            max_bad_fraction=keys["max_bad_fraction"],
-            labels=task["labels"],
+        stamps = stamps_of(
+            task, this, bands, keys["size"], max_bad_fraction=keys["max_bad_fraction"]
         )
         return _write(unit, this, bands, stamps)
     with tiles.open_tile(

@@ -3,14 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from lensfinder import schema, stamps, tiles
 from lensfinder.cutout.extract import CORE_ARCSEC, Stamps, judge
+from lensfinder.cutout.travel import from_plain
 from lensfinder.errors import UnitError
 from lensfinder.survey import Survey
 from lensfinder.tiles import TileFiles
+
+
+def stamps_of(
+    task: Mapping[str, Any],
+    survey: Survey,
+    bands: tuple[str, ...],
+    size: int,
+    *,
+    max_bad_fraction: float,
+) -> Stamps:
+    """Read the stamps of a unit that `planning.plan_stamps` made.
+
+    Parameters
+    ----------
+    task : mapping
+        ``stamps`` and ``labels`` as in `planning.StampJob.task`.
+    survey, bands, size, max_bad_fraction
+        As for `read_stamps`.
+    """
+    objects = [TileFiles(name, from_plain(paths)) for name, paths in task["stamps"].items()]
+    return read_stamps(
+        objects, survey, bands, size, max_bad_fraction=max_bad_fraction, labels=task["labels"]
+    )
 
 
 def read_stamps(
