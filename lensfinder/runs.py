@@ -208,8 +208,8 @@ class Run:
     def progress(self, title: str, total: int, unit: str) -> Progress:
         return Progress(title, total, unit, quiet=self.execution.verbosity < 0)
 
-    def begin(self) -> None:
-        """Say in the folder what is at work there.
+    def check_owner(self) -> None:
+        """See that the folder is this stage's, or nobody's.
 
         Raises
         ------
@@ -226,6 +226,9 @@ class Run:
                 f"a folder of {self.stage}, or a new one",
                 "Choose another with -o.",
             )
+
+    def announce(self) -> None:
+        """Say in the folder what is at work there; not before its products are known to fit."""
         write_json(self.folder / RUN, {"stage": self.stage, **self.provenance})
 
     # -- what is left to do -------------------------------------------------------------
@@ -331,10 +334,12 @@ def execute(
     done = reused = 0
     if not execution.dry_run:
         make_folder(folder)
-        run.begin()
-    for wave in module.plan(config, run):
+        run.check_owner()
+    for number, wave in enumerate(module.plan(config, run)):
         left = run.pending(wave, module)
         reused += len(wave) - len(left)
+        if number == 0 and not execution.dry_run:
+            run.announce()
         if execution.dry_run and left:
             # What comes next is planned from what these units make.
             return _dry_run(run, reused, len(left))

@@ -237,9 +237,10 @@ def test_another_request_is_refused_and_the_difference_named(
     tmp_path: Path, request_of: Callable[[str], list[object]], command: Command
 ) -> None:
     assert command(*request_of("out")).code == 0
-    before = content(tmp_path / "out")
+    before, said_before = content(tmp_path / "out"), (tmp_path / "out" / "run.json").read_bytes()
     said = command(*request_of("out"), "--set", "cutout.max_bad_fraction=0.4")
     assert said.code == 4
+    assert (tmp_path / "out" / "run.json").read_bytes() == said_before
     assert "cutout.max_bad_fraction: 0.5 → 0.4" in said.err
     assert "--force" in said.err
     assert content(tmp_path / "out") == before
