@@ -350,24 +350,19 @@ def networks(
 
     Example: lensfinder networks --bands 1 --size 45
     """
-    from lensfinder.networks import build, count_multiply_adds, count_parameters, names
+    from lensfinder.networks import describe
 
-    known = [
-        {
-            "name": name,
-            "parameters": count_parameters(build(name, bands, size)),
-            "multiply_adds": count_multiply_adds(name, bands, size),
-        }
-        for name in names()
-    ]
+    known = describe(bands, size)
     if json_:
         print(json.dumps(known, indent=1))
         return
     for item in known:
-        print(
-            f"{item['name']:10} {item['parameters']:>12,} parameters "
-            f"{item['multiply_adds']:>16,} multiply-adds"
+        cost = (
+            f"{item['parameters']:>12,} parameters {item['multiply_adds']:>16,} multiply-adds"
+            if "reason" not in item
+            else item["reason"]
         )
+        print(f"{item['name']:13} {cost}\n{'':13} {item['citation']}")
 
 
 def main() -> None:

@@ -12,17 +12,52 @@ import torch
 from torch import nn
 
 from lensfinder.errors import RequestError, nearest
-from lensfinder.networks import deeplens, lensnet
+from lensfinder.networks import (
+    alexnet,
+    deeplens,
+    dieleman2015,
+    googlenet,
+    lenet5,
+    lensnet,
+    petrillo2017,
+    petrillo2019,
+    resnet50,
+    vgg16,
+)
 
 
 class _Architecture(NamedTuple):
-    make: Callable[[int, int], nn.Module]  # (bands, size) -> network
+    make: Callable[..., nn.Module]  # (bands, size, outputs) -> network
     min_size: int  # pixels a side
+    citation: str
+    has_auxiliaries: bool = False  # more classifiers in training, made by auxiliary=True
 
 
 _ARCHITECTURES = {
-    "lensnet": _Architecture(lensnet.LensNet, lensnet.MIN_SIZE),
-    "deeplens": _Architecture(deeplens.DeepLens, deeplens.MIN_SIZE),
+    "lensnet": _Architecture(lensnet.LensNet, lensnet.MIN_SIZE, "this project"),
+    "deeplens": _Architecture(
+        deeplens.DeepLens, deeplens.MIN_SIZE, "Lanusse et al. 2018, MNRAS 473, 3895"
+    ),
+    "petrillo2017": _Architecture(
+        petrillo2017.Petrillo2017, petrillo2017.MIN_SIZE, "Petrillo et al. 2017, MNRAS 472, 1129"
+    ),
+    "petrillo2019": _Architecture(
+        petrillo2019.Petrillo2019, petrillo2019.MIN_SIZE, "Petrillo et al. 2019, MNRAS 482, 807"
+    ),
+    "dieleman2015": _Architecture(
+        dieleman2015.Dieleman2015, dieleman2015.MIN_SIZE, "Dieleman et al. 2015, MNRAS 450, 1441"
+    ),
+    "lenet5": _Architecture(
+        lenet5.LeNet5, lenet5.MIN_SIZE, "LeCun et al. 1998, Proc. IEEE 86, 2278"
+    ),
+    "alexnet": _Architecture(
+        alexnet.AlexNet, alexnet.MIN_SIZE, "Krizhevsky et al. 2012, NeurIPS 25"
+    ),
+    "vgg16": _Architecture(vgg16.VGG16, vgg16.MIN_SIZE, "Simonyan & Zisserman 2015, ICLR"),
+    "googlenet": _Architecture(
+        googlenet.GoogLeNet, googlenet.MIN_SIZE, "Szegedy et al. 2015, CVPR", has_auxiliaries=True
+    ),
+    "resnet50": _Architecture(resnet50.ResNet50, resnet50.MIN_SIZE, "He et al. 2016, CVPR"),
 }
 
 
@@ -31,7 +66,14 @@ def names() -> tuple[str, ...]:
     return tuple(_ARCHITECTURES)
 
 
-def build(name: str, bands: int, size: int) -> nn.Module:
+def citation(name: str) -> str:
+    """Say which paper to cite for one of `names()`."""
+    return _ARCHITECTURES[name].citation
+
+
+def build(
+    name: str, bands: int, size: int, *, outputs: int = 1, auxiliary: bool = False
+) -> nn.Module:
     """Make a network with fresh weights, drawn from torch's global generator.
 
     Parameters
@@ -42,11 +84,16 @@ def build(name: str, bands: int, size: int) -> nn.Module:
         Number of bands, >= 1.
     size : int
         Pixels a side of a stamp.
+    outputs : int
+        Numbers a stamp; the published counts of parameters are with 1000 classes.
+    auxiliary : bool
+        With the auxiliary classifiers of a network that has some. They only help to train:
+        in training mode, what they say comes after the network's output, in a tuple.
 
     Returns
     -------
     nn.Module
-        Maps float (N, bands, size, size) to logits (N,).
+        Maps float (N, bands, size, size) to logits (N,), or (N, outputs) where these are several.
 
     Raises
     ------
@@ -57,7 +104,7 @@ def build(name: str, bands: int, size: int) -> nn.Module:
         raise RequestError(
             f"unknown network '{name}'",
             nearest(name, _ARCHITECTURES),
-            "`lensfinder networks` lists them.",
+            f"There are {', '.join(_ARCHITECTURES)}; see `lensfinder networks`.",
         )
     if bands < 1:
         raise RequestError(f"{bands} bands for network '{name}'", "at least one band")
@@ -68,7 +115,9 @@ def build(name: str, bands: int, size: int) -> nn.Module:
             f"at least {architecture.min_size}",
             "Cut larger stamps, or choose another network.",
         )
-    return architecture.make(bands, size)
+    if auxiliary and architecture.has_auxiliaries:
+        return architecture.make(bands, size, outputs, auxiliary=True)
+    return architecture.make(bands, size, outputs)
 
 
 def channels_last(network: nn.Module) -> nn.Module:
@@ -83,25 +132,51 @@ def count_parameters(network: nn.Module) -> int:
     return sum(p.numel() for p in network.parameters() if p.requires_grad)
 
 
+def _on_meta(name: str, bands: int, size: int) -> nn.Module:
+    """Build a network that knows its shapes alone: nothing is held, nothing is computed."""
+    with torch.device("meta"):
+        return build(name, bands, size).eval()
+
+
 def count_multiply_adds(name: str, bands: int, size: int) -> int:
     """Count the multiply-adds of convolutions and dense layers for one stamp.
 
-    Nothing is computed: the network runs on torch's ``meta`` device, which knows shapes alone.
+    All views that a network makes of the stamp count.
     """
     total = 0
 
     def add(module: nn.Module, _inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
         nonlocal total
         if isinstance(module, nn.Conv2d):
-            total += output[0].numel() * module.weight[0].numel()
+            total += output.numel() * module.weight[0].numel()
         elif isinstance(module, nn.Linear):
-            total += output[0].numel() * module.in_features
+            total += output.numel() * module.in_features
 
-    with torch.device("meta"):
-        network = build(name, bands, size).eval()
-        stamp_NCHW = torch.empty(1, bands, size, size)
+    network = _on_meta(name, bands, size)
+    stamp_NCHW = torch.empty(1, bands, size, size, device="meta")
     for module in network.modules():
         module.register_forward_hook(add)
     with torch.no_grad():
         network(stamp_NCHW)
     return total
+
+
+def describe(bands: int, size: int) -> list[dict[str, int | str | None]]:
+    """List the architectures with size and cost, those that can't take such stamps with why.
+
+    Returns
+    -------
+    list of dict
+        ``name``, ``citation``, ``parameters`` and ``multiply_adds``; the latter are None where
+        there is a ``reason``.
+    """
+    listed: list[dict[str, int | str | None]] = []
+    for name in names():
+        known: dict[str, int | str | None] = {"name": name, "citation": citation(name)}
+        try:
+            known["parameters"] = count_parameters(_on_meta(name, bands, size))
+            known["multiply_adds"] = count_multiply_adds(name, bands, size)
+        except RequestError as error:
+            known |= {"parameters": None, "multiply_adds": None, "reason": str(error)}
+        listed.append(known)
+    return listed

@@ -6,6 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from lensfinder.networks.layers import initialise, one_each
+
 MIN_SIZE = 17  # four halvings must leave at least two pixels a side
 
 # (channels of the bottleneck, channels out, stride of the stage's first unit)
@@ -55,7 +57,7 @@ class DeepLens(nn.Module):
     The published head ends in a sigmoid; here the logit comes out, as everywhere in lensfinder.
     """
 
-    def __init__(self, bands: int, size: int) -> None:
+    def __init__(self, bands: int, size: int, outputs: int = 1) -> None:
         super().__init__()
         self.stem = nn.Conv2d(bands, 32, 7, padding=3, bias=False)
         self.norm_stem = nn.BatchNorm2d(32)
@@ -68,16 +70,11 @@ class DeepLens(nn.Module):
                 units.append(_Unit(n_in, n_mid, n_out, stride, activate=bool(units)))
                 n_in = n_out
         self.units = nn.Sequential(*units)
-        self.head = nn.Linear(n_in, 1)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        self.head = nn.Linear(n_in, outputs)
+        initialise(self)
 
     def forward(self, x_NCHW: torch.Tensor) -> torch.Tensor:
         """Map transformed stamps (N, band, y, x) to logits (N,)."""
         x_NCHW = functional.elu(self.norm_stem(self.stem(x_NCHW)))
         pooled_NC = self.units(x_NCHW).mean(dim=(2, 3))
-        logit_N1: torch.Tensor = self.head(pooled_NC)
-        return logit_N1.squeeze(1)
+        return one_each(self.head(pooled_NC))

@@ -6,6 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from lensfinder.networks.layers import initialise, one_each
+
 MIN_SIZE = 25  # four halvings must leave at least two pixels a side
 
 WIDTHS = (16, 32, 64, 128)
@@ -50,7 +52,7 @@ class LensNet(nn.Module):
         Pixels a side, from `MIN_SIZE` on.
     """
 
-    def __init__(self, bands: int, size: int) -> None:
+    def __init__(self, bands: int, size: int, outputs: int = 1) -> None:
         super().__init__()
         self.stem = nn.Conv2d(bands, WIDTHS[0], 5, stride=2, padding=2)
         blocks = []
@@ -60,17 +62,12 @@ class LensNet(nn.Module):
             n_in = width
         self.blocks = nn.Sequential(*blocks)
         self.norm = nn.GroupNorm(GROUPS, n_in)
-        self.head = nn.Linear(2 * n_in, 1)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        self.head = nn.Linear(2 * n_in, outputs)
+        initialise(self)
 
     def forward(self, x_NCHW: torch.Tensor) -> torch.Tensor:
         """Map transformed stamps (N, band, y, x) to logits (N,)."""
         x_NCHW = self.blocks(self.stem(x_NCHW))
         x_NCHW = functional.relu(self.norm(x_NCHW))
         pooled_N2C = torch.cat([x_NCHW.mean(dim=(2, 3)), x_NCHW.amax(dim=(2, 3))], dim=1)
-        logit_N1: torch.Tensor = self.head(pooled_N2C)
-        return logit_N1.squeeze(1)
+        return one_each(self.head(pooled_N2C))
