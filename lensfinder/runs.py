@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -177,6 +178,15 @@ def provenance(config: Config, section: str, command: str) -> dict[str, Any]:
     }
 
 
+def process(pid: int) -> dict[str, Any] | None:
+    """Describe a process of this machine beyond the reuse of its number; None if it is gone."""
+    try:
+        started = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    except OSError:
+        return None
+    return {"host": os.uname().nodename, "pid": pid, "started": int(started[19])}
+
+
 class Run:
     """A stage at work in its folder."""
 
@@ -229,7 +239,8 @@ class Run:
 
     def announce(self) -> None:
         """Say in the folder what is at work there; not before its products are known to fit."""
-        write_json(self.folder / RUN, {"stage": self.stage, **self.provenance})
+        made_by = {"stage": self.stage, **self.provenance, "process": process(os.getpid())}
+        write_json(self.folder / RUN, made_by)
 
     # -- what is left to do -------------------------------------------------------------
 

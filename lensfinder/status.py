@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,7 +14,7 @@ from lensfinder.commit import orphans, sha256_of
 from lensfinder.config import STAGES
 from lensfinder.errors import RequestError, nearest
 from lensfinder.ledger import INDEX, LEDGER, read_index
-from lensfinder.runs import RUN, Unit, fingerprint
+from lensfinder.runs import RUN, Unit, fingerprint, process
 
 
 def describe(
@@ -31,7 +32,8 @@ def describe(
     deep : bool
         Compare its sha256, too.
     clean : bool
-        Remove temporary files of killed writers, and products that the index does not list.
+        Remove temporary files of killed writers, and products that the index does not list; not
+        while a run is at work on this machine.
 
     Returns
     -------
@@ -44,7 +46,7 @@ def describe(
     Raises
     ------
     RequestError
-        If `folder` holds no run, or no stage knows the object.
+        If `folder` holds no run, no stage knows the object, or a run is at work there.
     """
     stages = [folder] if (folder / RUN).exists() else _in_order(folder)
     if not stages:
@@ -110,12 +112,25 @@ def _describe_stage(
     if verify and not damaged:
         lines.append(f"  {len(index['products'])} products proven" + " with sha256" * deep)
     if clean:
+        _check_idle(folder)
         for path in [*left, *stale]:
             path.unlink()
         lines.append(f"  removed {len(left)} temporary files and {len(stale)} unlisted products")
     elif left or stale:
         lines.append(f"  {len(left)} temporary files, {len(stale)} unlisted products (--clean)")
     return lines, about
+
+
+def _check_idle(folder: Path) -> None:
+    """Refuse to sweep while the process that announced itself still lives on this machine."""
+    announced = json.loads((folder / RUN).read_text(encoding="utf-8")).get("process") or {}
+    pid = announced.get("pid", 0)
+    if pid != os.getpid() and announced and announced == process(pid):
+        raise RequestError(
+            f"{folder} can't be cleaned: a run is at work there (process {pid})",
+            "a folder at rest",
+            "Wait until it is done, or stop it.",
+        )
 
 
 def _damaged(folder: Path, stage: str, entries: list[dict[str, Any]], *, deep: bool) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from skies import sky_YX, tan_wcs, write_kids_tile, write_targets
 
 from lensfinder.ledger import products_of
+from lensfinder.runs import process
 
 Command = Callable[..., Any]
 
@@ -98,6 +100,22 @@ def test_clean_sweeps_what_no_plan_has(run: Path, command: Command) -> None:
     assert "removed 1 temporary files and 1 unlisted" in command("status", run, "--clean").out
     assert [path.name for path in (run / "products").iterdir()] == ["KiDS_DR4.0_10_0.h5"]
     assert command("status", run, "--deep").code == 0
+
+
+def test_nothing_is_swept_from_under_a_run_at_work(run: Path, command: Command) -> None:
+    temporary = run / "products" / ".T.h5.0123456789ab.tmp"
+    temporary.write_bytes(b"half a product")
+    announced = json.loads((run / "run.json").read_text())
+    announced["process"] = process(os.getppid())  # lives as long as this test
+    (run / "run.json").write_text(json.dumps(announced))
+    said = command("status", run, "--clean")
+    assert said.code == 2
+    assert "at work" in said.err
+    assert temporary.exists()
+    announced["process"]["started"] -= 1  # an earlier process that had its number
+    (run / "run.json").write_text(json.dumps(announced))
+    assert command("status", run, "--clean").code == 0
+    assert not temporary.exists()
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"stage": "../evil"}', None])
