@@ -1,0 +1,213 @@
+"""Noise of a stamp: Gaussian or Poisson, white, correlated or cut from real sky; bad pixels.
+
+Everything here is drawn from the object's own generator, so that it depends on nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy import ndimage
+
+from lensfinder.schema import MASK_BAD, MASK_NO_DATA
+
+NoiseKind = Literal["gaussian", "poisson"]
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What a survey's noise is like; how strong it is in one mock stands in that mock's row.
+
+    Attributes
+    ----------
+    kind : of the object's own photons, where there is a gain. 'gaussian' draws sky and photons as
+        one normal number of their joint variance; 'poisson' draws the photons of object and sky
+        exactly, at some ten times the cost
+    correlation_YX : kernel, odd sides, that white sky noise is convolved with, as resampling or
+        drizzling leaves it; the variance of a pixel stays what it was. None: white
+    sky_patches_PCYX : pieces of real, empty, sky-subtracted sky, nJy, at least as large as a
+        stamp: each mock takes one at random, turned and flipped at random, scaled to its own
+        sky_rms, in place of drawn sky noise. None: the sky is drawn
+    bad_pixel_fraction : share of single pixels that are dead; they read zero
+    bad_columns : mean number of dead columns in a stamp
+    """
+
+    kind: NoiseKind = "gaussian"
+    correlation_YX: np.ndarray | None = None
+    sky_patches_PCYX: np.ndarray | None = None
+    bad_pixel_fraction: float = 0.0
+    bad_columns: float = 0.0
+
+    def __post_init__(self) -> None:
+        kernel, patches = self.correlation_YX, self.sky_patches_PCYX
+        if kernel is not None:
+            if kernel.ndim != 2 or any(side % 2 == 0 for side in kernel.shape):
+                raise ValueError(f"noise kernel is {kernel.shape}; expected two odd sides")
+            if not np.isfinite(kernel).all() or not (kernel**2).sum() > 0:
+                raise ValueError("noise kernel has NaN or is zero; expected finite weights")
+        if patches is not None and (patches.ndim != 4 or not np.isfinite(patches).all()):
+            raise ValueError(
+                f"sky patches are {patches.shape}; expected (patches, bands, y, x) without NaN"
+            )
+        if kernel is not None and patches is not None:
+            raise ValueError(
+                "both a noise kernel and sky patches are given; expected one: real sky is "
+                "correlated already"
+            )
+        if not 0 <= self.bad_pixel_fraction < 1 or self.bad_columns < 0:
+            raise ValueError(
+                f"bad_pixel_fraction is {self.bad_pixel_fraction}, bad_columns "
+                f"{self.bad_columns}; expected a share below 1 and a mean of at least 0"
+            )
+
+
+def gaussian_correlation(length_pixel: float) -> np.ndarray:
+    """Kernel that makes the noise's correlation fall as exp(-r^2 / (2 length^2)).
+
+    White noise convolved with a Gaussian of standard deviation s has a Gaussian autocorrelation of
+    standard deviation s sqrt(2).
+
+    Parameters
+    ----------
+    length_pixel : > 0
+    """
+    sigma = length_pixel / math.sqrt(2)
+    reach = max(1, math.ceil(4 * sigma))
+    axis = np.exp(-(np.arange(-reach, reach + 1) ** 2) / (2 * sigma**2))
+    return np.outer(axis, axis)
+
+
+def coadd_rms(rms_E: np.ndarray) -> float:
+    """Noise of the mean of exposures weighted by their inverse variance: 1 / sqrt(sum rms^-2)."""
+    return float(1 / np.sqrt((1 / np.square(rms_E)).sum()))
+
+
+def add_noise(
+    rng: np.random.Generator,
+    image_CYX: np.ndarray,
+    sky_rms_njy_C: np.ndarray,
+    electrons_per_njy_C: np.ndarray | None = None,
+    noise: Noise = Noise(),
+) -> np.ndarray:
+    """A noisy image.
+
+    Parameters
+    ----------
+    rng : of the object
+    image_CYX : noiseless object flux, nJy
+    sky_rms_njy_C : standard deviation of a sky pixel in each band, nJy
+    electrons_per_njy_C : photo-electrons a nJy in the whole exposure; None: sky dominated
+
+    Returns
+    -------
+    image_CYX : float32, nJy, sky-subtracted, of variance
+        sky_rms**2 + max(image, 0) / electrons_per_njy
+
+    Raises
+    ------
+    ValueError
+        if Poisson noise is asked for without a gain
+    """
+    sky_rms = np.asarray(sky_rms_njy_C, dtype=np.float32)[:, None, None]
+    white = noise.correlation_YX is None and noise.sky_patches_PCYX is None
+    if noise.kind == "gaussian" and white:
+        return image_CYX + gaussian(rng, image_CYX, sky_rms_njy_C, electrons_per_njy_C)
+    gain = None
+    if electrons_per_njy_C is not None:
+        gain = np.asarray(electrons_per_njy_C, dtype=np.float64)[:, None, None]
+    if noise.kind == "poisson":
+        if gain is None:
+            raise ValueError("Poisson noise needs the photo-electrons a nJy; none are given")
+        # A sky as bright as makes its photons' noise sky_rms; read noise counts as sky.
+        sky = np.zeros_like(sky_rms) if not white else sky_rms.astype(np.float64) ** 2 * gain
+        expected = np.maximum(image_CYX, 0) * gain + sky
+        result = (rng.poisson(expected) - sky) / gain + np.minimum(image_CYX, 0)
+    elif gain is None:
+        result = image_CYX
+    else:
+        sigma = np.sqrt(np.maximum(image_CYX, 0) / gain)
+        result = image_CYX + sigma * rng.standard_normal(image_CYX.shape, dtype=np.float32)
+    if not white:
+        result = result + sky_rms * _sky(rng, noise, image_CYX.shape)
+    return np.asarray(result, dtype=np.float32)
+
+
+def gaussian(
+    rng: np.random.Generator,
+    image_CYX: np.ndarray,
+    sky_rms_njy_C: np.ndarray,
+    electrons_per_njy_C: np.ndarray | None = None,
+) -> np.ndarray:
+    """White Gaussian noise of the sky and, where a gain is given, of the object's own photons.
+
+    Parameters as in `add_noise`; returns the noise alone, float32, nJy.
+    """
+    unit = rng.standard_normal(image_CYX.shape, dtype=np.float32)
+    sky_rms = np.asarray(sky_rms_njy_C, dtype=np.float32)[:, None, None]
+    if electrons_per_njy_C is None:
+        unit *= sky_rms
+        return unit
+    sigma = np.maximum(image_CYX, 0, dtype=np.float32)
+    sigma /= np.asarray(electrons_per_njy_C, dtype=np.float32)[:, None, None]
+    sigma += sky_rms**2
+    unit *= np.sqrt(sigma, out=sigma)
+    return unit
+
+
+def _sky(rng: np.random.Generator, noise: Noise, shape: tuple[int, ...]) -> np.ndarray:
+    """Sky noise of unit variance: correlated, or cut from real sky."""
+    _, height, width = shape
+    if noise.correlation_YX is not None:
+        kernel = noise.correlation_YX / np.sqrt((noise.correlation_YX**2).sum())
+        reach_y, reach_x = (side // 2 for side in kernel.shape)
+        # Drawn wider by the kernel's reach, so that the edge is like the rest.
+        wide = (shape[0], height + 2 * reach_y, width + 2 * reach_x)
+        unit = rng.standard_normal(wide, dtype=np.float32)
+        blurred = ndimage.convolve(unit, kernel[None], mode="constant")
+        result: np.ndarray = blurred[:, reach_y : reach_y + height, reach_x : reach_x + width]
+        return result
+    assert noise.sky_patches_PCYX is not None
+    patches = noise.sky_patches_PCYX
+    if patches.shape[1] != shape[0] or patches.shape[2] < height or patches.shape[3] < width:
+        raise ValueError(
+            f"sky patches are {patches.shape}; expected {shape[0]} bands of at least "
+            f"{height} x {width} pixels"
+        )
+    patch = patches[rng.integers(len(patches))]
+    top = rng.integers(patch.shape[1] - height + 1)
+    left = rng.integers(patch.shape[2] - width + 1)
+    cut = patch[:, top : top + height, left : left + width]
+    if height == width:
+        cut = np.rot90(cut, int(rng.integers(4)), axes=(1, 2))
+    cut = cut[:, :, ::-1] if rng.integers(2) else cut
+    scale = 1.4826 * np.median(np.abs(cut - np.median(cut, (1, 2), keepdims=True)), axis=(1, 2))
+    unit_rms: np.ndarray = cut / np.where(scale > 0, scale, 1.0)[:, None, None]
+    return unit_rms
+
+
+def spoil(
+    rng: np.random.Generator, image_CYX: np.ndarray, noise: Noise
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels that don't work: dead ones read zero and are marked bad.
+
+    Parameters
+    ----------
+    image_CYX : nJy; NaN where there are no data
+
+    Returns
+    -------
+    image_CYX, mask_CYX : the mask with bits of `schema`: MASK_BAD, and MASK_NO_DATA where NaN
+    """
+    mask = np.where(np.isfinite(image_CYX), 0, MASK_NO_DATA).astype(np.uint8)
+    dead = np.zeros(image_CYX.shape, dtype=bool)
+    if noise.bad_pixel_fraction > 0:
+        dead |= rng.random(image_CYX.shape) < noise.bad_pixel_fraction
+    if noise.bad_columns > 0:
+        for band in dead:
+            columns = rng.integers(band.shape[1], size=rng.poisson(noise.bad_columns))
+            band[:, columns] = True
+    mask[dead] |= MASK_BAD
+    return np.where(dead, np.float32(0), image_CYX).astype(np.float32), mask

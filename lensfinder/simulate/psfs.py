@@ -1,0 +1,140 @@
+"""PSFs given as images: of one star or many, in each band, and those that a PSFEx model predicts.
+
+An image is what a survey's pixels record of a point source, so that the pixel's response is in it.
+It may be sampled more finely than the survey's pixels. Between its samples it is taken to be
+band-limited; its transfer function is the Fourier sum over its samples, and zero beyond their
+Nyquist frequency.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PsfImages:
+    """PSF images of a survey, from which each mock takes one.
+
+    Attributes
+    ----------
+    images_PCYX : (P, bands, k, k) with k odd, the star in the middle; normalised to unit sum here
+    step_pixel : distance of two samples in pixels of the survey, at most 1
+    """
+
+    images_PCYX: np.ndarray
+    step_pixel: float = 1.0
+
+    def __post_init__(self) -> None:
+        images = np.asarray(self.images_PCYX, dtype=np.float64)
+        if images.ndim != 4 or images.shape[-1] != images.shape[-2] or images.shape[-1] % 2 == 0:
+            raise ValueError(
+                f"PSF images have the shape {images.shape}; expected (PSFs, bands, k, k) with an "
+                "odd k: cut or pad them so that the star is in the middle"
+            )
+        if not np.isfinite(images).all():
+            bad = np.argwhere(~np.isfinite(images))[0]
+            raise ValueError(
+                f"PSF image {bad[0]}, band {bad[1]} holds NaN or infinity; expected finite values"
+            )
+        total = images.sum(axis=(2, 3), keepdims=True)
+        if not (total > 0).all():
+            bad = np.argwhere(~(total > 0))[0]
+            raise ValueError(
+                f"PSF image {bad[0]}, band {bad[1]} sums to {total[tuple(bad)]:.3g}; expected a "
+                "positive sum: has a background been subtracted twice?"
+            )
+        if not 0 < self.step_pixel <= 1.0 + 1e-9:
+            raise ValueError(
+                f"PSF images are sampled every {self.step_pixel:g} pixels; expected at most 1, "
+                "since a coarser image does not say what falls between"
+            )
+        object.__setattr__(self, "images_PCYX", images / total)
+
+    def __len__(self) -> int:
+        return len(self.images_PCYX)
+
+    def fwhm_arcsec(self, pixel_arcsec: float) -> np.ndarray:
+        """FWHM of each image, (P, bands): of the circle that holds its pixels above half maximum.
+
+        The image is refined fourfold by its Fourier series first.
+        """
+        n = self.images_PCYX.shape[-1]
+        spectrum = np.fft.fftshift(np.fft.fft2(self.images_PCYX), axes=(2, 3))
+        pad = (3 * n) // 2 + 1
+        padded = np.pad(spectrum, ((0, 0), (0, 0), (pad, pad), (pad, pad)))
+        fine = np.fft.ifft2(np.fft.ifftshift(padded, axes=(2, 3))).real
+        above = (fine > fine.max(axis=(2, 3), keepdims=True) / 2).sum(axis=(2, 3))
+        step = self.step_pixel * pixel_arcsec * n / (n + 2 * pad)
+        result: np.ndarray = 2 * np.sqrt(above / math.pi) * step
+        return result
+
+
+def image_otf(
+    images_PCYX: Tensor, step_arcsec: float, n_fine: int, fine_scale_arcsec: float
+) -> Tensor:
+    """Transfer functions of PSF images on the grid of `torch.fft.rfft2`.
+
+    Parameters
+    ----------
+    images_PCYX : (P, C, k, k), k odd, of unit sum
+    step_arcsec : distance of two samples
+    n_fine, fine_scale_arcsec : of the grid that a scene is sampled on
+
+    Returns
+    -------
+    otf : complex, (P, C, n_fine, n_fine // 2 + 1); 1 at zero frequency
+    """
+    dtype, size = images_PCYX.dtype, images_PCYX.shape[-1]
+    place = (torch.arange(size, dtype=dtype) - size // 2) * step_arcsec
+    ky = torch.fft.fftfreq(n_fine, d=fine_scale_arcsec, dtype=dtype)
+    kx = torch.fft.rfftfreq(n_fine, d=fine_scale_arcsec, dtype=dtype)
+    nyquist = (1 + 1e-6) / (2 * step_arcsec)
+
+    def waves(k: Tensor) -> Tensor:
+        angle = -2 * math.pi * k[:, None] * place[None, :]
+        kept = (k.abs() <= nyquist).to(dtype)[:, None]
+        return torch.complex(torch.cos(angle) * kept, torch.sin(angle) * kept)
+
+    images = torch.complex(images_PCYX, torch.zeros_like(images_PCYX))
+    return waves(ky) @ images @ waves(kx).T
+
+
+def psfex_image(basis_BYX: np.ndarray, position: tuple[float, ...], degree: int) -> np.ndarray:
+    """PSF that a PSFEx model predicts at a position (Bertin 2011, ASP Conf. 442, 435).
+
+    Parameters
+    ----------
+    basis_BYX : PSF_MASK: one image for each monomial, the first context rising fastest
+    position : each context value less its offset, over its scale: (value - POLZERO) / POLSCAL
+    degree : POLDEG1; monomials up to this total degree are used
+
+    Raises
+    ------
+    ValueError
+        if the number of monomials is not that of the images
+    """
+    monomials = _monomials(position, degree)
+    if len(monomials) != len(basis_BYX):
+        raise ValueError(
+            f"PSFEx model has {len(basis_BYX)} images; expected {len(monomials)} for "
+            f"{len(position)} context(s) of degree {degree}"
+        )
+    image: np.ndarray = np.tensordot(np.array(monomials), basis_BYX.astype(np.float64), axes=1)
+    return image
+
+
+def _monomials(position: tuple[float, ...], degree: int) -> list[float]:
+    """1, x, x^2, y, x y, y^2 for two contexts of degree two."""
+    if not position:
+        return [1.0]
+    *inner, last = position
+    return [
+        value * last**power
+        for power in range(degree + 1)
+        for value in _monomials(tuple(inner), degree - power)
+    ]
