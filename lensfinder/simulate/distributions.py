@@ -31,6 +31,23 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def refuse_disorder(section: Section, patterns: tuple[str, ...]) -> None:
+    """Refuse a section whose bounds, such as ``mag_r_{}`` with low and high, are out of order.
+
+    Raises
+    ------
+    ValueError
+        naming both
+    """
+    for pattern in patterns:
+        low, high = (getattr(section, pattern.format(side)) for side in ("low", "high"))
+        if not low < high:
+            names = pattern.format("low"), pattern.format("high")
+            raise ValueError(
+                f"{names[0]} is {low} and {names[1]} is {high}; expected {names[0]} < {names[1]}"
+            )
+
+
 class Constant(Section):
     """Always `value`."""
 
@@ -52,8 +69,7 @@ class _Bounded(Section):
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        if not self.low < self.high:
-            raise ValueError(f"low is {self.low} and high is {self.high}; expected low < high")
+        refuse_disorder(self, ("{}",))
         return self
 
     def support(self) -> tuple[float, float]:

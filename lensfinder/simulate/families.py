@@ -12,13 +12,24 @@ from typing import NamedTuple
 import numpy as np
 
 from lensfinder.simulate import cosmology
+from lensfinder.simulate.colours import Track
 from lensfinder.simulate.distributions import RecipeError
-from lensfinder.simulate.recipe import ColourTrack, Population
+from lensfinder.simulate.forecast import Forecast, axis_ratio
+from lensfinder.simulate.forecast import draw as draw_system
+from lensfinder.simulate.recipe import Population
 
 Row = dict[str, float | str]
 
 # A joint draw is repeated until it obeys the recipe's bounds; more often means they contradict.
 MAX_REDRAWS = 2000
+
+
+class SourceDraw(NamedTuple):
+    """The source of a forecast's system, unlensed."""
+
+    mag_r: float
+    r_e_arcsec: float
+    beta_over_theta_e: float
 
 
 class EarlyTypeDraw(NamedTuple):
@@ -28,6 +39,8 @@ class EarlyTypeDraw(NamedTuple):
     z_source: float
     sigma_v_km_s: float
     mag_r: float
+    # The rest of a system that a forecast drew as a whole.
+    source: SourceDraw | None = None
 
 
 class LateTypeDraw(NamedTuple):
@@ -39,7 +52,7 @@ class LateTypeDraw(NamedTuple):
 
 def colours_minus_r(
     population: Population,
-    track: ColourTrack,
+    track: Track,
     bands: tuple[str, ...],
     z: float,
     rng: np.random.Generator,
@@ -47,11 +60,10 @@ def colours_minus_r(
     """m_band - m_r of one galaxy: one number strays it along the scatter direction."""
     stray = track.sigma * rng.standard_normal()
     direction = population.colours.scatter_direction
+    typical = track.typical(bands, z, rng)
     return [
-        0.0
-        if band == "r"
-        else float(np.interp(z, track.redshift, track.minus_r[band])) + direction[band] * stray
-        for band in bands
+        0.0 if band == "r" else colour + direction[band] * stray
+        for band, colour in zip(bands, typical, strict=True)
     ]
 
 
@@ -68,8 +80,11 @@ def early_type(
     Raises
     ------
     RecipeError
-        if the recipe's bounds on sigma_v and mag_r leave nothing for a theta_e
+        if the recipe's bounds on sigma_v and mag_r leave nothing for a theta_e, or a forecast
+        discovers nothing
     """
+    if population.forecast is not None:
+        return _forecast_early_type(row, population, population.forecast, bands, rng)
     recipe = population.early_type
     # Only the rest is redrawn, so that theta_E keeps the distribution that the recipe gives it.
     theta_e = population.lens.theta_e_arcsec.sample(rng)
@@ -103,11 +118,44 @@ def early_type(
     row["bulge_re_arcsec"] = r_e_kpc / cosmology.kpc_per_arcsec(z)
     row["bulge_n"] = recipe.sersic_n.sample(rng)
     row["bulge_q"] = recipe.q.sample(rng)
+    _finish_early_type(row, population, bands, mag_r, rng)
+    return EarlyTypeDraw(theta_e, z_source, sigma_v, mag_r)
+
+
+def _forecast_early_type(
+    row: Row,
+    population: Population,
+    forecast: Forecast,
+    bands: tuple[str, ...],
+    rng: np.random.Generator,
+) -> EarlyTypeDraw:
+    """The deflector of a system that would be discovered; a negative leaves its source away."""
+    system = draw_system(rng, forecast)
+    sigma_v, z, z_source = (system[name] for name in ("sigma_v_km_s", "z_lens", "z_source"))
+    row["z_galaxy"] = z
+    row["bulge_re_arcsec"] = system["r_e_arcsec"]
+    row["bulge_n"] = population.early_type.sersic_n.sample(rng)
+    row["bulge_q"] = axis_ratio(rng, forecast.deflectors, sigma_v)
+    _finish_early_type(row, population, bands, system["mag_r"], rng)
+    return EarlyTypeDraw(
+        cosmology.theta_e_arcsec(sigma_v, z, z_source),
+        z_source,
+        sigma_v,
+        system["mag_r"],
+        SourceDraw(
+            system["mag_source_r"], system["r_e_source_arcsec"], system["beta_over_theta_e"]
+        ),
+    )
+
+
+def _finish_early_type(
+    row: Row, population: Population, bands: tuple[str, ...], mag_r: float, rng: np.random.Generator
+) -> None:
     row["bulge_pa_deg"] = position_angle_deg(rng)
+    z = float(row["z_galaxy"])
     colours = colours_minus_r(population, population.colours.early_type, bands, z, rng)
     for band, colour in zip(bands, colours, strict=True):
         row[f"mag_bulge_{band}"] = mag_r + colour
-    return EarlyTypeDraw(theta_e, z_source, sigma_v, mag_r)
 
 
 def late_type(

@@ -22,8 +22,9 @@ from lensfinder.simulate.families import (
     position_angle_deg,
 )
 from lensfinder.simulate.recipe import Population
+from lensfinder.simulate.sections import Source
 
-MAX_CLUMPS = 4
+MAX_CLUMPS = 5
 MAX_COMPANIONS = 3
 
 Bands = tuple[str, ...]
@@ -32,15 +33,16 @@ Rng = np.random.Generator
 
 def _lens(row: Row, population: Population, bands: Bands, rng: Rng) -> None:
     """An early-type galaxy with a source behind it, inside the cut."""
-    theta_e, z_source, sigma_v, _ = early_type(row, population, bands, rng)
+    theta_e, z_source, sigma_v, _, drawn = early_type(row, population, bands, rng)
     lens, source = population.lens, population.source
     row["theta_e_arcsec"], row["z_source"], row["sigma_v_km_s"] = theta_e, z_source, sigma_v
     row["z_lens"] = row["z_galaxy"]
-    row["q_lens"] = q = min(max(float(row["bulge_q"]) + lens.q_offset.sample(rng), 0.3), 1.0)
+    q_low = 0.3 if drawn is None else 0.05
+    row["q_lens"] = q = min(max(float(row["bulge_q"]) + lens.q_offset.sample(rng), q_low), 1.0)
     row["pa_lens_deg"] = pa = (float(row["bulge_pa_deg"]) + lens.pa_offset_deg.sample(rng)) % 180
     row["shear"], row["pa_shear_deg"] = lens.shear.sample(rng), position_angle_deg(rng)
     for _ in range(MAX_REDRAWS):
-        beta = theta_e * lens.beta_over_theta_e.sample(rng)
+        beta = theta_e * (lens.beta_over_theta_e.sample(rng) if drawn is None else drawn[2])
         azimuth = rng.uniform(0, 2 * math.pi)
         if inside_cut(beta, azimuth - math.radians(pa + 90), theta_e, q):
             break
@@ -51,18 +53,29 @@ def _lens(row: Row, population: Population, bands: Bands, rng: Rng) -> None:
         )
     row["source_x_arcsec"] = beta * math.cos(azimuth)
     row["source_y_arcsec"] = beta * math.sin(azimuth)
-    row["source_re_arcsec"] = r_e = source.r_e_arcsec.sample(rng)
+    r_e = source.r_e_arcsec.sample(rng) if drawn is None else drawn.r_e_arcsec
+    row["source_re_arcsec"] = r_e
     row["source_n"] = source.sersic_n.sample(rng)
     row["source_q"], row["source_pa_deg"] = source.q.sample(rng), position_angle_deg(rng)
-    row["feature_snr"] = source.snr.sample(rng)
+    if drawn is None:
+        row["feature_snr"] = source.snr.sample(rng)
+    else:
+        row["feature_mag_r"] = drawn.mag_r
     feature_colours(row, population, bands, z_source, rng)
     for k in range(1, min(round(source.clump_count.sample(rng)), MAX_CLUMPS) + 1):
         distance = r_e * source.clump_distance_in_r_e.sample(rng)
         angle = rng.uniform(0, 2 * math.pi)
         row[f"clump_{k}_x_arcsec"] = distance * math.cos(angle)
         row[f"clump_{k}_y_arcsec"] = distance * math.sin(angle)
-        row[f"clump_{k}_sigma_arcsec"] = source.clump_sigma_arcsec.sample(rng)
+        row[f"clump_{k}_sigma_arcsec"] = _clump_sigma_arcsec(source, r_e, rng)
         row[f"clump_{k}_fraction"] = source.clump_fraction.sample(rng)
+
+
+def _clump_sigma_arcsec(source: Source, r_e_arcsec: float, rng: Rng) -> float:
+    if source.clump_sigma_arcsec is not None:
+        return source.clump_sigma_arcsec.sample(rng)
+    assert source.clump_sigma_in_r_e is not None
+    return max(r_e_arcsec * source.clump_sigma_in_r_e.sample(rng), 1e-3)
 
 
 def inside_cut(beta_arcsec: float, azimuth_rad: float, theta_e_arcsec: float, q: float) -> bool:
@@ -131,8 +144,12 @@ def _ring(row: Row, population: Population, bands: Bands, rng: Rng) -> None:
 def _companions(row: Row, population: Population, bands: Bands, rng: Rng) -> None:
     """An early-type galaxy with blue neighbours where images could stand."""
     recipe = population.companions
-    theta_e, z_source, _, _ = early_type(row, population, bands, rng)
-    row["feature_snr"] = population.source.snr.sample(rng)
+    theta_e, z_source, _, _, drawn = early_type(row, population, bands, rng)
+    if drawn is None:
+        row["feature_snr"] = population.source.snr.sample(rng)
+    else:
+        # As bright as the images that the same source would have.
+        row["feature_mag_r"] = drawn.mag_r - 2.5 * math.log10(2.3 / drawn.beta_over_theta_e)
     feature_colours(row, population, bands, z_source, rng)
     count = min(max(round(recipe.count.sample(rng)), 1), MAX_COMPANIONS)
     shares = rng.dirichlet([3.0] * count)
@@ -187,6 +204,41 @@ def _merger(row: Row, population: Population, bands: Bands, rng: Rng) -> None:
     feature_colours(row, population, bands, z, rng)
 
 
+def _group(row: Row, population: Population, bands: Bands, rng: Rng) -> None:
+    """An early-type galaxy with the other members of its group, drawn with the surroundings."""
+    assert population.group is not None
+    early_type(row, population, bands, rng)
+    row["group_count"] = float(max(round(population.group.count.sample(rng)), 1))
+
+
+def _artefact(row: Row, population: Population, bands: Bands, rng: Rng) -> None:
+    """A galaxy of either family with something that no telescope should show."""
+    recipe = population.artefact
+    assert recipe is not None
+    if rng.random() < recipe.early_type_fraction:
+        early_type(row, population, bands, rng)
+    else:
+        _disc(row, population, bands, rng)
+    names = ("spikes", "trail", "cosmic_ray")
+    weights = np.array([getattr(recipe, name) for name in names])
+    row["artefact"] = names[int(rng.choice(3, p=weights / weights.sum()))]
+    row["artefact_pa_deg"] = position_angle_deg(rng)
+    row["artefact_azimuth_deg"] = rng.uniform(0, 360)
+    row["artefact_band"] = float(rng.integers(len(bands)))
+    row["artefact_distance_arcsec"] = recipe.star_distance_arcsec.sample(rng)
+    if row["artefact"] == "spikes":
+        mag_r = recipe.star_mag_r.sample(rng)
+        colours = colours_minus_r(population, population.colours.star, bands, 0.0, rng)
+        for band, colour in zip(bands, colours, strict=True):
+            row[f"mag_artefact_{band}"] = mag_r + colour
+    elif row["artefact"] == "trail":
+        row["artefact_snr"] = recipe.trail_snr.sample(rng)
+    else:
+        row["artefact_snr"] = recipe.cosmic_ray_snr.sample(rng)
+        row["artefact_count"] = float(max(round(recipe.cosmic_ray_count.sample(rng)), 1))
+        row["artefact_length_pixels"] = recipe.cosmic_ray_length_pixels.sample(rng)
+
+
 def _star(row: Row, population: Population, bands: Bands, rng: Rng) -> None:
     """A point source."""
     mag_r = population.star.mag_r.sample(rng)
@@ -206,4 +258,6 @@ DRAW: dict[str, Callable[[Row, Population, Bands, Rng], None]] = {
     "edge_on": _edge_on,
     "merger": _merger,
     "star": _star,
+    "group": _group,
+    "artefact": _artefact,
 }

@@ -30,6 +30,7 @@ _CLUMP = ("x_arcsec", "y_arcsec", "sigma_arcsec", "fraction")
 _BLOB = ("x_arcsec", "y_arcsec", "re_arcsec", "n", "q", "pa_deg", "fraction")
 _PARTNER = ("x_arcsec", "y_arcsec", "re_arcsec", "n", "q", "pa_deg")
 _ARMS = ("arm_count", "arm_pitch_deg", "arm_phase_deg", "arm_sharpness", "arm_re_arcsec")
+_ARTEFACT = ("pa_deg", "azimuth_deg", "band", "distance_arcsec", "snr", "count", "length_pixels")
 _RING_SHAPE = ("ring_radius_arcsec", "ring_width_arcsec", "ring_q", "ring_pa_deg")
 _RING_KNOTS = ("ring_lopsidedness", "ring_knot_contrast", "ring_knot_count", "ring_phase_deg")
 
@@ -54,6 +55,8 @@ def columns(bands: tuple[str, ...]) -> list[str]:
     names += [f"feature_{b}_minus_r" for b in bands]
     names += [f"partner_{c}" for c in _PARTNER]
     names += [f"clump_{k}_{c}" for k in range(1, MAX_CLUMPS + 1) for c in _CLUMP]
+    names += ["group_count", "artefact", *(f"artefact_{c}" for c in _ARTEFACT)]
+    names += [f"mag_artefact_{b}" for b in bands]
     names += [f"companion_{k}_{c}" for k in range(1, MAX_COMPANIONS + 1) for c in _BLOB]
     return names
 
@@ -113,7 +116,7 @@ def draw(
     if kind is None:
         positive = bool(rng.random() < population.positive_fraction)
         kind = "lens" if positive else _negative_kind(population, rng)
-    row["kind"] = kind
+    row["kind"], row["artefact"] = kind, ""
     row["label"] = int(kind == "lens")
     shares: Mapping[Any, float] = population.sky_fraction
     row["sky_fraction"] = shares.get(kind, math.nan)

@@ -8,221 +8,30 @@ from __future__ import annotations
 
 import tomllib
 from importlib import resources
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
-from lensfinder.simulate.distributions import (
-    AxisRatio,
-    Count,
-    Finite,
-    Fraction,
-    Length,
-    Magnitude,
-    Positive,
-    RecipeError,
-    Redshift,
-    Section,
-    SersicIndex,
-    SignalToNoise,
-    Spread,
-)
+from lensfinder.simulate import sections
+from lensfinder.simulate.colours import Colours
+from lensfinder.simulate.distributions import RecipeError, Section
+from lensfinder.simulate.forecast import Forecast
 
 NegativeKind = Literal[
-    "galaxy", "disc", "spiral", "ring", "companions", "edge_on", "merger", "star"
+    "galaxy",
+    "disc",
+    "spiral",
+    "ring",
+    "companions",
+    "edge_on",
+    "merger",
+    "star",
+    "group",
+    "artefact",
 ]
 NEGATIVE_KINDS: tuple[str, ...] = get_args(NegativeKind)
 # Those that hold something which a careless look takes for an arc.
-HARD_KINDS = frozenset({"spiral", "ring", "companions", "edge_on", "merger"})
-
-UnitInterval = Annotated[float, Field(ge=0, le=1)]
-
-
-class Conditions(Section):
-    """Scatter of the observing conditions from one mock to the next."""
-
-    psf_scatter: Annotated[float, Field(ge=0, le=0.5)]
-    sky_scatter: Annotated[float, Field(ge=0, le=0.5)]
-    centroid_scatter_arcsec: Annotated[float, Field(ge=0, le=2)]
-
-
-class EarlyType(Section):
-    """Early-type galaxies: the lenses, and the hosts of those negatives that look like them."""
-
-    z: Redshift
-    sigma_v_low_km_s: Positive
-    sigma_v_high_km_s: Positive
-    mag_r_low: Finite
-    mag_r_high: Finite
-    absolute_mag_r_at_220_km_s: Finite
-    mag_per_dex_of_sigma_v: Finite
-    absolute_mag_scatter: Positive
-    r_e_kpc_at_220_km_s: Positive
-    r_e_dex_per_mag: Finite
-    r_e_scatter_dex: Positive
-    sersic_n: SersicIndex
-    q: AxisRatio
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        for what in ("sigma_v_{}_km_s", "mag_r_{}"):
-            low, high = (getattr(self, what.format(side)) for side in ("low", "high"))
-            if not low < high:
-                raise ValueError(f"{what.format('low')} is {low} and {what.format('high')} {high}")
-        return self
-
-
-class Lens(Section):
-    """Mass of the lens, relative to its light, and the place of the source behind it."""
-
-    theta_e_arcsec: Length
-    q_offset: Spread
-    pa_offset_deg: Spread
-    shear: Fraction
-    beta_over_theta_e: Fraction
-
-
-class Source(Section):
-    """The lensed galaxy; its flux follows from the signal-to-noise ratio of its image."""
-
-    z: Redshift
-    min_redshift_gap: Positive
-    snr: SignalToNoise
-    r_e_arcsec: Length
-    sersic_n: SersicIndex
-    q: AxisRatio
-    clump_count: Count
-    clump_fraction: Fraction
-    clump_sigma_arcsec: Length
-    clump_distance_in_r_e: Length
-
-
-class LateType(Section):
-    """Disc galaxies with a bulge."""
-
-    z: Redshift
-    mag_r: Magnitude
-    r_e_arcsec_at_mag_19: Positive
-    r_e_dex_per_mag: Finite
-    r_e_scatter_dex: Positive
-    q: AxisRatio
-    bulge_fraction: Fraction
-    bulge_r_e_over_disc: Length
-    bulge_n: SersicIndex
-    bulge_q: AxisRatio
-
-
-class Spiral(Section):
-    """Arms on a late-type galaxy that is seen well enough from above."""
-
-    q: AxisRatio
-    arm_count: Count
-    arm_pitch_deg: Spread
-    arm_sharpness: Length
-    arm_fraction: Fraction
-
-
-class Ring(Section):
-    """A star-forming ring around a galaxy."""
-
-    early_type_fraction: UnitInterval
-    radius_arcsec: Length
-    width_over_radius: Fraction
-    q: AxisRatio
-    lopsidedness: Fraction
-    knot_contrast: Fraction
-    knot_count: Count
-
-
-class Companions(Section):
-    """Blue galaxies beside an early-type one, where images of a source could stand."""
-
-    count: Count
-    radius_over_theta_e: Length
-    r_e_arcsec: Length
-    sersic_n: SersicIndex
-    q: AxisRatio
-
-
-class EdgeOn(Section):
-    """A disc seen from its side."""
-
-    q: AxisRatio
-    bulge_fraction: Fraction
-
-
-class Merger(Section):
-    """Two galaxies in contact, with a tidal arm."""
-
-    early_type_fraction: UnitInterval
-    separation_arcsec: Length
-    mag_difference: Spread
-    tail_fraction: Fraction
-    tail_pitch_deg: Spread
-
-
-class Star(Section):
-    """A point source that a catalogue took for a target."""
-
-    mag_r: Magnitude
-
-
-class Surroundings(Section):
-    """Whatever else stands in the stamp, on positives and negatives alike."""
-
-    density_per_arcmin2: Annotated[float, Field(ge=0, le=500)]
-    mag_r_low: Finite
-    mag_r_high: Finite
-    log_counts_slope: Positive
-    star_fraction: UnitInterval
-    early_type_fraction: UnitInterval
-    z: Redshift
-    r_e_arcsec_at_mag_23: Positive
-    r_e_dex_per_mag: Finite
-    r_e_scatter_dex: Positive
-    q: AxisRatio
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if not self.mag_r_low < self.mag_r_high:
-            raise ValueError(f"mag_r_low is {self.mag_r_low} and mag_r_high {self.mag_r_high}")
-        return self
-
-
-class ColourTrack(Section):
-    """Colour m_band - m_r over redshift, and how far a single galaxy strays from it."""
-
-    redshift: tuple[Annotated[float, Field(ge=0, le=10)], ...] = Field(min_length=1)
-    minus_r: dict[str, tuple[Finite, ...]]
-    sigma: Annotated[float, Field(ge=0, le=2)]
-
-    @model_validator(mode="after")
-    def _same_length(self) -> Self:
-        steps = zip(self.redshift, self.redshift[1:], strict=False)
-        if any(later <= earlier for earlier, later in steps):
-            raise ValueError(f"redshift {list(self.redshift)} is not increasing")
-        for band, colours in self.minus_r.items():
-            if len(colours) != len(self.redshift):
-                raise ValueError(
-                    f"minus_r.{band} has {len(colours)} values for {len(self.redshift)} redshifts"
-                )
-        return self
-
-
-class Colours(Section):
-    """Colour prior of each family, and the direction in which colours scatter together."""
-
-    scatter_direction: dict[str, Finite]
-    early_type: ColourTrack
-    late_type: ColourTrack
-    source: ColourTrack
-    star: ColourTrack
-
-    def bands(self) -> set[str]:
-        """Bands for which every family has a colour; r is the reference and always there."""
-        tracks = (self.early_type, self.late_type, self.source, self.star)
-        common = set(self.scatter_direction).intersection(*(t.minus_r for t in tracks))
-        return common | {"r"}
+HARD_KINDS = frozenset({"spiral", "ring", "companions", "edge_on", "merger", "group", "artefact"})
 
 
 _SHARES_SUM_TOLERANCE = 1e-6
@@ -233,25 +42,31 @@ class Population(Section):
 
     name: str = Field(min_length=1)
     description: str
-    positive_fraction: UnitInterval
+    stamps: sections.Stamps | None = None
+    positive_fraction: sections.UnitInterval
     negatives: dict[NegativeKind, Annotated[float, Field(ge=0, allow_inf_nan=False)]]
     # Share of each kind among the targets on the sky, for false positive rates that mean it;
     # empty where nobody knows.
     sky_fraction: dict[NegativeKind, Annotated[float, Field(ge=0, le=1)]] = Field(
         default_factory=dict
     )
-    conditions: Conditions
-    early_type: EarlyType
-    lens: Lens
-    source: Source
-    late_type: LateType
-    spiral: Spiral
-    ring: Ring
-    companions: Companions
-    edge_on: EdgeOn
-    merger: Merger
-    star: Star
-    surroundings: Surroundings
+    conditions: sections.Conditions
+    # Where it is given, lenses and sources are drawn from it, rather than from theta_E.
+    forecast: Forecast | None = None
+    early_type: sections.EarlyType
+    lens: sections.Lens
+    source: sections.Source
+    hosts: sections.Hosts = sections.Hosts()
+    late_type: sections.LateType
+    spiral: sections.Spiral
+    ring: sections.Ring
+    companions: sections.Companions
+    edge_on: sections.EdgeOn
+    merger: sections.Merger
+    star: sections.Star
+    group: sections.Group | None = None
+    artefact: sections.Artefact | None = None
+    surroundings: sections.Surroundings
     colours: Colours
 
     @model_validator(mode="after")
@@ -268,6 +83,9 @@ class Population(Section):
                 f"source.z ends at {self.source.z.support()[1]:g}, in front of every lens: "
                 f"expected more than {nearest_lens:g} (early_type.z + source.min_redshift_gap)"
             )
+        for kind in ("group", "artefact"):
+            if kind in self.negatives and getattr(self, kind) is None:
+                problems.append(f"negatives.{kind}: there is no section [{kind}]")
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -287,7 +105,7 @@ def parse(text: str, origin: str) -> Population:
         with one line for each thing that is wrong
     """
     try:
-        document = tomllib.loads(text)
+        document = _whole(text, origin)
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"{origin} is not TOML: {error}") from error
     try:
@@ -295,11 +113,43 @@ def parse(text: str, origin: str) -> Population:
     except ValidationError as error:
         lines = []
         for problem in error.errors():
-            where = ".".join(str(part) for part in problem["loc"]) or "recipe"
+            # Which of two ways a track was read is no part of a key's name.
+            parts = [str(part) for part in problem["loc"] if part not in ("table", "sed", "[key]")]
+            where = ".".join(parts) or "recipe"
             message = problem["msg"].removeprefix("Value error, ")
             lines.append(f"{where}: {message}")
         problems = "\n  ".join(lines)
         raise RecipeError(f"{origin} has {len(lines)} error(s):\n  {problems}") from error
+
+
+def _whole(text: str, origin: str) -> dict[str, Any]:
+    """Recipe text as a document, laid over the recipe that it names as its base."""
+    document = tomllib.loads(text)
+    base = document.pop("base", None)
+    if base is None:
+        return document
+    if not isinstance(base, str) or base not in names():
+        raise RecipeError(
+            f"{origin}: base is {base!r}; expected a recipe that comes along, one of "
+            f"{', '.join(names())}"
+        )
+    below = _whole(shipped_text(base), base)
+    # What a recipe is called is its own.
+    below = {key: value for key, value in below.items() if key not in ("name", "description")}
+    return _laid_over(below, document)
+
+
+def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Two tables as one: `above` wins; distributions and shares are replaced whole."""
+    joined = dict(below)
+    for key, value in above.items():
+        old = below.get(key)
+        mixes = isinstance(old, dict) and isinstance(value, dict)
+        if mixes and key not in ("negatives", "sky_fraction") and "distribution" not in value:
+            joined[key] = _laid_over(old or {}, value)
+        else:
+            joined[key] = value
+    return joined
 
 
 def names() -> list[str]:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from lensfinder.simulate import cosmology, kinds, recipe
 from lensfinder.simulate.distributions import RecipeError
 from lensfinder.simulate.population import check_bands, draw, draw_surroundings
-from lensfinder.simulate.recipe import HARD_KINDS, NEGATIVE_KINDS, Population
+from lensfinder.simulate.recipe import HARD_KINDS, Population
 
 BANDS = ("u", "g", "r", "i", "z", "y", "VIS")
 
@@ -101,7 +101,7 @@ def test_fractions_are_those_of_the_recipe(population: Population, rows: list[di
     count = collections.Counter(row["kind"] for row in rows)
     assert sum(row["label"] for row in rows) == count["lens"]
     assert count["lens"] / len(rows) == pytest.approx(0.5, abs=0.03)
-    assert set(count) == {"lens", *NEGATIVE_KINDS}
+    assert set(count) == {"lens", *population.negatives}
     hard = sum(count[kind] for kind in HARD_KINDS)
     assert hard >= 0.5 * (len(rows) - count["lens"])
 

@@ -1,0 +1,238 @@
+"""The sections of a population recipe: one frozen model each, every value checked."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from lensfinder.simulate.distributions import (
+    AxisRatio,
+    Count,
+    Distribution,
+    Finite,
+    Fraction,
+    Length,
+    Magnitude,
+    Positive,
+    Redshift,
+    Section,
+    SersicIndex,
+    SignalToNoise,
+    Spread,
+    refuse_disorder,
+    within,
+)
+
+UnitInterval = Annotated[float, Field(ge=0, le=1)]
+
+
+class Stamps(Section):
+    """What the command takes where nobody asked for anything else."""
+
+    survey: str
+    bands: tuple[str, ...] = Field(min_length=1)
+    size: Annotated[int, Field(ge=9, le=1023)]
+    # Whether the recipe means nothing but mocks on real galaxies.
+    hosts: bool = False
+
+    @model_validator(mode="after")
+    def _has_a_centre(self) -> Self:
+        if self.size % 2 == 0:
+            raise ValueError(f"size is {self.size}; expected an odd number of pixels")
+        return self
+
+
+class Hosts(Section):
+    """What a mock on a real galaxy takes from it; "free": nothing, as if there were no host."""
+
+    theta_e: Literal["of_host", "free"] = "of_host"
+    shape: Literal["of_host", "free"] = "of_host"
+    # Peak of the feature over that of the host, in the reference band, instead of source.snr.
+    peak_ratio: Fraction | None = None
+
+
+class Conditions(Section):
+    """Scatter of the observing conditions from one mock to the next."""
+
+    psf_scatter: Annotated[float, Field(ge=0, le=0.5)]
+    sky_scatter: Annotated[float, Field(ge=0, le=0.5)]
+    centroid_scatter_arcsec: Annotated[float, Field(ge=0, le=2)]
+
+
+class EarlyType(Section):
+    """Early-type galaxies: the lenses, and the hosts of those negatives that look like them."""
+
+    z: Redshift
+    sigma_v_low_km_s: Positive
+    sigma_v_high_km_s: Positive
+    mag_r_low: Finite
+    mag_r_high: Finite
+    absolute_mag_r_at_220_km_s: Finite
+    mag_per_dex_of_sigma_v: Finite
+    absolute_mag_scatter: Positive
+    r_e_kpc_at_220_km_s: Positive
+    r_e_dex_per_mag: Finite
+    r_e_scatter_dex: Positive
+    sersic_n: SersicIndex
+    q: AxisRatio
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        refuse_disorder(self, ("sigma_v_{}_km_s", "mag_r_{}"))
+        return self
+
+
+class Lens(Section):
+    """Mass of the lens, relative to its light, and the place of the source behind it."""
+
+    theta_e_arcsec: Length
+    q_offset: Spread
+    pa_offset_deg: Spread
+    shear: Fraction
+    beta_over_theta_e: Fraction
+
+
+class Source(Section):
+    """The lensed galaxy; its flux follows from the signal-to-noise ratio of its image."""
+
+    z: Redshift
+    min_redshift_gap: Positive
+    snr: SignalToNoise
+    r_e_arcsec: Length
+    sersic_n: SersicIndex
+    q: AxisRatio
+    clump_count: Count
+    clump_fraction: Fraction
+    clump_sigma_arcsec: Length | None = None
+    clump_sigma_in_r_e: Fraction | None = None
+    clump_distance_in_r_e: Length
+
+    @model_validator(mode="after")
+    def _one_size(self) -> Self:
+        if (self.clump_sigma_arcsec is None) == (self.clump_sigma_in_r_e is None):
+            raise ValueError("expected either clump_sigma_arcsec or clump_sigma_in_r_e")
+        return self
+
+
+class LateType(Section):
+    """Disc galaxies with a bulge."""
+
+    z: Redshift
+    mag_r: Magnitude
+    r_e_arcsec_at_mag_19: Positive
+    r_e_dex_per_mag: Finite
+    r_e_scatter_dex: Positive
+    q: AxisRatio
+    bulge_fraction: Fraction
+    bulge_r_e_over_disc: Length
+    bulge_n: SersicIndex
+    bulge_q: AxisRatio
+
+
+class Spiral(Section):
+    """Arms on a late-type galaxy that is seen well enough from above."""
+
+    q: AxisRatio
+    arm_count: Count
+    arm_pitch_deg: Spread
+    arm_sharpness: Length
+    arm_fraction: Fraction
+
+
+class Ring(Section):
+    """A star-forming ring around a galaxy."""
+
+    early_type_fraction: UnitInterval
+    radius_arcsec: Length
+    width_over_radius: Fraction
+    q: AxisRatio
+    lopsidedness: Fraction
+    knot_contrast: Fraction
+    knot_count: Count
+
+
+class Companions(Section):
+    """Blue galaxies beside an early-type one, where images of a source could stand."""
+
+    count: Count
+    radius_over_theta_e: Length
+    r_e_arcsec: Length
+    sersic_n: SersicIndex
+    q: AxisRatio
+
+
+class EdgeOn(Section):
+    """A disc seen from its side."""
+
+    q: AxisRatio
+    bulge_fraction: Fraction
+
+
+class Merger(Section):
+    """Two galaxies in contact, with a tidal arm."""
+
+    early_type_fraction: UnitInterval
+    separation_arcsec: Length
+    mag_difference: Spread
+    tail_fraction: Fraction
+    tail_pitch_deg: Spread
+
+
+class Star(Section):
+    """A point source that a catalogue took for a target."""
+
+    mag_r: Magnitude
+
+
+class Group(Section):
+    """An early-type galaxy among others of its group, most of them as red."""
+
+    count: Count
+    distance_arcsec: Length
+    mag_difference: Spread
+    early_type_fraction: UnitInterval
+
+
+class Artefact(Section):
+    """What no mask has caught on a galaxy of either family."""
+
+    early_type_fraction: UnitInterval
+    # Weights of what it is.
+    spikes: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    trail: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    cosmic_ray: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    star_distance_arcsec: Length
+    star_mag_r: Magnitude
+    # Of a trail at its ridge, over the noise of a sky pixel.
+    trail_snr: SignalToNoise
+    cosmic_ray_count: Count
+    cosmic_ray_length_pixels: Annotated[Distribution, within(0.5, 100)]
+    cosmic_ray_snr: SignalToNoise
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if self.spikes + self.trail + self.cosmic_ray <= 0:
+            raise ValueError("spikes, trail and cosmic_ray sum to 0; expected a positive sum")
+        return self
+
+
+class Surroundings(Section):
+    """Whatever else stands in the stamp, on positives and negatives alike."""
+
+    density_per_arcmin2: Annotated[float, Field(ge=0, le=500)]
+    mag_r_low: Finite
+    mag_r_high: Finite
+    log_counts_slope: Positive
+    star_fraction: UnitInterval
+    early_type_fraction: UnitInterval
+    z: Redshift
+    r_e_arcsec_at_mag_23: Positive
+    r_e_dex_per_mag: Finite
+    r_e_scatter_dex: Positive
+    q: AxisRatio
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        refuse_disorder(self, ("mag_r_{}",))
+        return self
