@@ -39,6 +39,9 @@ class Recipe:
         Odd functions that look like x / softening near zero.
     softening : float
         Where the stretch turns over, in units of the scale.
+    over_maximum : bool
+        Negative pixels become 0, and each stretched stamp is divided by its largest pixel, over
+        all bands.
     """
 
     background: Literal["none", "border"]
@@ -47,6 +50,7 @@ class Recipe:
     clip: float
     stretch: Literal["linear", "sqrt", "arcsinh"]
     softening: float
+    over_maximum: bool = False
 
 
 RECIPES = {
@@ -54,6 +58,9 @@ RECIPES = {
     "sky": Recipe("border", "sky", False, 5000.0, "arcsinh", 2.0),
     # Lanusse et al. (2018), section 3.2: mean image, sigma of the set, clipped at 250 sigma.
     "deeplens": Recipe("none", "set", True, 250.0, "linear", 1.0),
+    # Petrillo et al. (2017): clipped at 0, square root, divided by the image's maximum. In these
+    # units the stretch is a square root to a part in a thousand.
+    "petrillo": Recipe("none", "sky", False, 1e30, "sqrt", 1e-6, over_maximum=True),
 }
 
 
@@ -102,7 +109,11 @@ class PixelTransform:
         x_NCHW = torch.addcmul(-level * per_unit_C11, image_NCHW, per_unit_C11)
         # Bad pixels first: clamp and the stretches would carry a NaN on.
         x_NCHW.masked_fill_(good_NCHW.logical_not_(), 0.0).clamp_(-recipe.clip, recipe.clip)
-        return _stretch(x_NCHW, recipe)
+        if not recipe.over_maximum:
+            return _stretch(x_NCHW, recipe)
+        x_NCHW = _stretch(x_NCHW.clamp_(min=0.0), recipe)
+        largest_N111 = x_NCHW.amax(dim=(1, 2, 3), keepdim=True)
+        return x_NCHW / torch.where(largest_N111 > 0, largest_N111, 1)
 
     @classmethod
     def fit(

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import combinations
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,14 @@ import torch
 from lensfinder import schema, shards
 from lensfinder.errors import MismatchError, RequestError
 from lensfinder.runs import fingerprint
+from lensfinder.train import leakage
 from lensfinder.train.augment import Augmentation, view_onto
+from lensfinder.train.folds import fold_of
+from lensfinder.train.order import Index
 
-Index = npt.NDArray[np.int64]
+# Stamps read at once, to look for twins.
+_PIECE = 256
+
 Stamps = tuple[torch.Tensor, torch.Tensor]  # image_NCHW float32 nJy, mask_NCHW uint8
 
 
@@ -41,6 +45,8 @@ class StampSet:
         train, val, test or empty.
     radec_deg_N2 : ndarray of float64
         ICRS; NaN for a modelled host.
+    id_N, host_id_N, source_id_N, cell_N : ndarray of str
+        Names of each object, its host, its source and its cell of the sky; empty where it has none.
     start_S : ndarray of int
         Index of each shard's first object, and at the end the number of objects.
     """
@@ -54,12 +60,30 @@ class StampSet:
     label_N: npt.NDArray[np.int8]
     split_N: npt.NDArray[np.str_]
     radec_deg_N2: npt.NDArray[np.float64]
+    id_N: npt.NDArray[np.str_]
+    host_id_N: npt.NDArray[np.str_]
+    source_id_N: npt.NDArray[np.str_]
+    cell_N: npt.NDArray[np.str_]
     start_S: Index
 
     def members(self, split: str) -> Index:
         """Return the indices of a split's objects with a known label."""
         known_N = self.label_N != schema.UNKNOWN
         return np.flatnonzero((self.split_N == split) & known_N)
+
+    def folded(self, fold: int, folds: int, seed: int) -> StampSet:
+        """Return the same stamps with one part of train and val as val, and the others as train.
+
+        Objects that share a host, a source or a cell of the sky stay together. Where nothing is
+        said of an object, it is a group of its own.
+        """
+        pool_N = np.sort(np.concatenate([self.members("train"), self.members("val")]))
+        names = (self.host_id_N, self.source_id_N, self.cell_N)
+        group_N = leakage.groups_of([name_N[pool_N] for name_N in names])
+        fold_N = fold_of(group_N, self.label_N[pool_N], folds, seed)
+        split_N = self.split_N.copy()
+        split_N[pool_N] = np.where(fold_N == fold, "val", "train")
+        return replace(self, split_N=split_N)
 
 
 def open_set(paths: Sequence[Path]) -> StampSet:
@@ -73,8 +97,8 @@ def open_set(paths: Sequence[Path]) -> StampSet:
     Raises
     ------
     MismatchError
-        If shards differ in bands, pixel scale, size or stretch, or a host or source stands in
-        two splits.
+        If shards differ in bands, pixel scale, size or stretch, or a host, a source or a cell of
+        the sky stands in two splits.
     RequestError
         If train or val lack lenses or non-lenses, or a shard can't be read.
     """
@@ -82,7 +106,7 @@ def open_set(paths: Sequence[Path]) -> StampSet:
     if not paths:
         raise RequestError("no shards to train on", "at least one", "Name folders of mocks.")
     labels, splits, positions, fingerprints, geometries = [], [], [], [], []
-    groups: dict[str, list[npt.NDArray[Any]]] = {"host_id": [], "source_id": []}
+    names: dict[str, list[npt.NDArray[Any]]] = {"id": [], "host_id": [], "source_id": []}
     for path in paths:
         with shards.read(path) as shard:
             catalog, header = shard.catalog, shard.header
@@ -90,7 +114,7 @@ def open_set(paths: Sequence[Path]) -> StampSet:
             labels.append(np.asarray(catalog["label"], np.int8))
             splits.append(np.asarray(catalog["split"]).astype(str))
             positions.append(np.column_stack([catalog["ra"], catalog["dec"]]))
-            for name, values in groups.items():
+            for name, values in names.items():
                 values.append(np.asarray(catalog[name]).astype(str))
             fingerprints.append(fingerprint(header.ingredients))
             geometries.append(
@@ -99,8 +123,12 @@ def open_set(paths: Sequence[Path]) -> StampSet:
             )
     _check_geometries(paths, geometries)
     split_N = np.concatenate(splits)
-    for name, values in groups.items():
-        _check_leakage(name, np.concatenate(values), split_N)
+    radec_deg_N2 = np.concatenate(positions).astype(np.float64)
+    cell_N = leakage.cells_of(radec_deg_N2)
+    id_N, host_id_N, source_id_N = (np.concatenate(values) for values in names.values())
+    leakage.check_names("host_id", host_id_N, split_N)
+    leakage.check_names("source_id", source_id_N, split_N)
+    leakage.check_names("cells of the sky", cell_N, split_N)
     bands, pixel_scale_arcsec, size, stretched = geometries[0]
     stamps = StampSet(
         tuple(paths),
@@ -111,7 +139,11 @@ def open_set(paths: Sequence[Path]) -> StampSet:
         stretched,
         np.concatenate(labels),
         split_N,
-        np.concatenate(positions).astype(np.float64),
+        radec_deg_N2,
+        id_N,
+        host_id_N,
+        source_id_N,
+        cell_N,
         np.cumsum([0, *(len(label) for label in labels)]),
     )
     for split in ("train", "val"):
@@ -120,7 +152,7 @@ def open_set(paths: Sequence[Path]) -> StampSet:
 
 
 def _check_columns(path: Path, catalog: shards.Columns, rows: int) -> None:
-    for name in ("label", "split", "ra", "dec", "host_id", "source_id"):
+    for name in ("id", "label", "split", "ra", "dec", "host_id", "source_id"):
         if name not in catalog or len(catalog[name]) != rows:
             raise RequestError(
                 f"{path}: catalog/{name} does not have a value for each of {rows} stamps",
@@ -140,20 +172,6 @@ def _check_geometries(
                     "the same for all training shards",
                     "Train on shards made with the same settings.",
                 )
-
-
-def _check_leakage(column: str, id_N: npt.NDArray[np.str_], split_N: npt.NDArray[np.str_]) -> None:
-    by_split = {
-        split: np.unique(id_N[(split_N == split) & (id_N != "")]) for split in schema.SPLITS
-    }
-    for one, other in combinations(schema.SPLITS, 2):
-        shared = np.intersect1d(by_split[one], by_split[other], assume_unique=True)
-        if len(shared):
-            raise MismatchError(
-                f"{len(shared)} {column} stand in both {one} and {other}, among them {shared[0]!r}",
-                "splits that share no host and no source",
-                "Figures on such splits mean nothing; simulate again, or repair the split column.",
-            )
 
 
 def _check_classes(split: str, label_N: npt.NDArray[np.int8]) -> None:
@@ -193,6 +211,17 @@ class Pixels:
                 mask_CHW = view_onto(mask_CHW, augmentation)
             image_out[i], mask_out[i] = image_CHW, mask_CHW
         return image_NCHW, mask_NCHW
+
+    def prints(self, index_N: Index) -> Index:
+        """Return `leakage.prints_of` some stamps, each shard read from front to back."""
+        found = np.zeros(len(index_N), np.int64)
+        shard_N = np.searchsorted(self._stamps.start_S, index_N, side="right") - 1
+        for shard, (image_NCHW, _) in enumerate(self._maps):
+            here = np.flatnonzero(shard_N == shard)
+            for piece in np.array_split(here, len(here) // _PIECE + 1):
+                rows = index_N[piece] - self._stamps.start_S[shard]
+                found[piece] = leakage.prints_of(image_NCHW[rows])
+        return found
 
 
 def prefetch(make: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:

@@ -119,7 +119,9 @@ def world_size(ranks: int) -> int:
     return started[1]
 
 
-def launch(ranks: int, threads: int, folder: Path, work: Work, *arguments: Any) -> None:
+def launch(
+    ranks: int, threads: int, folder: Path, work: Work, *arguments: Any, name: str = ""
+) -> None:
     """Do `work` on every rank, and return when all are through.
 
     Parameters
@@ -132,6 +134,8 @@ def launch(ranks: int, threads: int, folder: Path, work: Work, *arguments: Any) 
         Where ranks meet, in a file that is removed afterwards.
     work : callable
         ``work(ranks, stop, *arguments)``.
+    name : str
+        Of this work, where ranks that torchrun or srun started do several one after the other.
 
     Raises
     ------
@@ -146,7 +150,7 @@ def launch(ranks: int, threads: int, folder: Path, work: Work, *arguments: Any) 
     if started is not None:
         rank, world = started
         torch.set_num_threads(threads)
-        with _listening() as stop, _group(rank, world, _meeting_point(folder)) as this:
+        with _listening() as stop, _group(rank, world, _meeting_point(folder, name)) as this:
             work(this, stop, *arguments)
     elif ranks == 1:
         torch.set_num_threads(threads)
@@ -167,11 +171,11 @@ def _started_by() -> tuple[int, int] | None:
     return None
 
 
-def _meeting_point(folder: Path) -> str:
+def _meeting_point(folder: Path, name: str) -> str:
     """Return where ranks of torchrun or srun find each other."""
     if "MASTER_ADDR" in os.environ:
         return "env://"
-    step = f"{os.environ['SLURM_JOB_ID']}.{os.environ['SLURM_STEP_ID']}"
+    step = f"{os.environ['SLURM_JOB_ID']}.{os.environ['SLURM_STEP_ID']}.{name}"
     folder.mkdir(parents=True, exist_ok=True)
     return f"file://{folder.resolve()}/.ranks.{step}.tmp"
 

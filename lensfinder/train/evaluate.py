@@ -8,27 +8,33 @@ import numpy.typing as npt
 Logits = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int8]
 
-SELECTION_FPR = 1e-2
-SELECTION_FIGURE = f"val_tpr_at_fpr_{SELECTION_FPR:g}"
+
+def selection_figure(fpr: float) -> str:
+    """Name the figure that decides which epoch is best."""
+    return f"val_tpr_at_fpr_{fpr:g}"
 
 
-def figures(logit_N: Logits, label_N: Labels) -> dict[str, float]:
-    """Return mean cross-entropy, AUROC and TPR at `SELECTION_FPR`; both classes must be there."""
+def figures(logit_N: Logits, label_N: Labels, fpr: float) -> dict[str, float]:
+    """Return mean cross-entropy, AUROC and TPR at `fpr`; both classes must be there."""
     return {
         "val_loss": cross_entropy(logit_N, label_N),
         "val_auroc": auroc(logit_N, label_N),
-        SELECTION_FIGURE: tpr_at_fpr(logit_N, label_N, SELECTION_FPR),
+        selection_figure(fpr): tpr_at_fpr(logit_N, label_N, fpr),
     }
 
 
-def merit(measured: dict[str, float]) -> tuple[float, float]:
+def merit(measured: dict[str, float], fpr: float) -> tuple[float, float]:
     """Rank an epoch by what it finds at a low FPR; AUROC, which saturates, decides ties."""
-    return measured[SELECTION_FIGURE], measured["val_auroc"]
+    return measured[selection_figure(fpr)], measured["val_auroc"]
 
 
-def cross_entropy(logit_N: Logits, label_N: Labels) -> float:
-    """Mean binary cross-entropy, in nats."""
-    return float(np.mean(np.logaddexp(0.0, logit_N) - label_N * logit_N))
+def cross_entropy(logit_N: Logits, label_N: Labels, prevalence: float | None = None) -> float:
+    """Mean binary cross-entropy, in nats; at `prevalence` of lenses rather than the labels' own."""
+    loss_N = np.logaddexp(0.0, logit_N) - label_N * logit_N
+    if prevalence is None:
+        return float(np.mean(loss_N))
+    lenses, others = loss_N[label_N == 1], loss_N[label_N == 0]
+    return float(prevalence * np.mean(lenses) + (1 - prevalence) * np.mean(others))
 
 
 def auroc(logit_N: Logits, label_N: Labels) -> float:
@@ -51,16 +57,24 @@ def tpr_at_fpr(logit_N: Logits, label_N: Labels, fpr: float) -> float:
     return float(np.mean(logit_N[label_N == 1] > negative_N[allowed]))
 
 
-def fit_temperature(logit_N: Logits, label_N: Labels) -> float:
+def fit_temperature(logit_N: Logits, label_N: Labels, prevalence: float) -> float:
     """Find the temperature whose quotient logit / temperature has the least cross-entropy.
 
     Guo et al. (2017, arXiv:1706.04599), section 4.2. Bounded to (0.05, 20): classes that
     separate perfectly would ask for 0.
+
+    Parameters
+    ----------
+    logit_N, label_N
+        Of a validation split with both classes.
+    prevalence : float
+        Share of lenses for which the network was trained, at which the quotients will be logits
+        of probabilities; the classes are weighed to that.
     """
     from scipy.optimize import minimize_scalar
 
     found = minimize_scalar(
-        lambda log_t: cross_entropy(logit_N / np.exp(log_t), label_N),
+        lambda log_t: cross_entropy(logit_N / np.exp(log_t), label_N, prevalence),
         bounds=(np.log(0.05), np.log(20.0)),
         method="bounded",
     )

@@ -1,8 +1,9 @@
 """The training loop, top to bottom.
 
 What happens is decided by (seed, epoch, object index) and the settings alone. The same global
-batch on more ranks gives the same losses; the same command on the same machine gives the same
-weights, bit for bit, however often it was stopped or killed on the way.
+batch on more ranks gives the same losses, but for networks with batch norm, whose statistics are a
+rank's own (on GPUs they are the global batch's), or dropout. The same command on the same machine
+gives the same weights, bit for bit, however often it was stopped or killed on the way.
 """
 
 from __future__ import annotations
@@ -11,73 +12,34 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
-from torch.nn.parallel import DistributedDataParallel
 
-from lensfinder import networks
 from lensfinder.errors import Interrupted, RequestError
-from lensfinder.pixels import RECIPES, PixelTransform
+from lensfinder.model import Model
+from lensfinder.pixels import PixelTransform
 from lensfinder.signals import Stop
-from lensfinder.train import augment, evaluate
-from lensfinder.train.data import Index, Pixels, StampSet, prefetch
+from lensfinder.train import augment, evaluate, optimise
+from lensfinder.train.data import Pixels, StampSet, prefetch
 from lensfinder.train.distribute import Ranks
+from lensfinder.train.network import (
+    EVALUATION_BATCH,
+    begin,
+    distributed,
+    fit_transform,
+    for_scoring,
+    mixed_precision,
+)
+from lensfinder.train.order import Index, batches_of, order
+from lensfinder.train.settings import Settings
 from lensfinder.train.states import States
 
-# The published network keeps its published pixels; all others get ours.
-PIXEL_RECIPES = {"deeplens": "deeplens"}
-FIT_STAMPS = 4096
-EVALUATION_BATCH = 256
-_ORDER_STREAM = 1  # `augment` has another
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What decides the weights, beside the stamps.
-
-    Parameters
-    ----------
-    network : str
-        Architecture.
-    epochs : int
-        Passes over the train split.
-    batch_size : int
-        Stamps in a global batch, over all ranks; batches of an epoch differ by at most one
-        stamp, and none is smaller, unless the split is.
-    learning_rate : float
-        At its peak: linear warm-up, then a cosine down to 0.
-    weight_decay : float
-        AdamW's, on weights of convolutions and dense layers only.
-    warmup : float
-        Share of the steps.
-    clip_norm : float
-        Gradient norm above which the gradient is scaled down.
-    shift_pixels : int
-        Largest shift of the augmentation.
-    seed : int
-        Of initial weights, order and augmentation.
-    precision : {"float32", "float64"}
-        Of weights and pixels; tests of exactness use float64.
-    """
-
-    network: str
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    weight_decay: float
-    warmup: float
-    clip_norm: float
-    shift_pixels: int
-    seed: int
-    precision: Literal["float32", "float64"] = "float32"
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return torch.float64 if self.precision == "float64" else torch.float32
+AUXILIARY_WEIGHT = 0.3  # of GoogLeNet's auxiliary classifiers (Szegedy et al. 2015, section 5)
+_DROPOUT_STREAM = 6  # `augment` and `order` have others
 
 
 @dataclass(frozen=True)
@@ -89,6 +51,13 @@ class Outcome:
     history: list[dict[str, Any]]
     best_epoch: int
     temperature: float
+    logit_V: evaluate.Logits  # of the validation split's members
+
+
+class Diverged(RequestError):
+    """The loss is no longer finite; `outcome` is what was trained before, if any epoch ended."""
+
+    outcome: Outcome | None = None
 
 
 def train(  # noqa: PLR0915 - a training loop is read top to bottom
@@ -98,6 +67,7 @@ def train(  # noqa: PLR0915 - a training loop is read top to bottom
     states: States,
     stop: Stop,
     *,
+    start: Model | None = None,
     save_every_s: float = 60.0,
     on_step: Callable[[int, str], None] = lambda steps, note: None,
     on_epoch: Callable[[list[dict[str, Any]]], None] = lambda history: None,
@@ -116,6 +86,8 @@ def train(  # noqa: PLR0915 - a training loop is read top to bottom
         Where to go on from, and to save to.
     stop : Stop
         Says whether somebody asked us to stop; looked at after each step.
+    start : Model, optional
+        Whose weights to begin with.
     save_every_s : float
         Seconds between saved states; one is saved at each epoch's end anyway.
     on_step : callable
@@ -132,26 +104,28 @@ def train(  # noqa: PLR0915 - a training loop is read top to bottom
     ------
     Interrupted
         After saving the state.
+    Diverged
+        If the loss stops being finite.
     RequestError
-        If the loss stops being finite, or a batch has fewer stamps than there are ranks.
+        If a batch has fewer stamps than there are ranks, or the device lacks the precision.
     """
     device, dtype = ranks.device, settings.dtype
+    mixed = mixed_precision(settings.precision, device)
     train_N, val_N = stamps.members("train"), stamps.members("val")
     label_N = torch.from_numpy(np.maximum(stamps.label_N, 0)).to(dtype)
+    prevalence = float(label_N[train_N].mean())
     batches = batches_of(len(train_N), settings.batch_size)
     total_steps = settings.epochs * batches
     check_shares(len(train_N), settings.batch_size, ranks.world)
 
     pixels = Pixels(stamps)
-    transform = _fit_transform(pixels, train_N, settings.network)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        network = networks.build(settings.network, len(stamps.bands), stamps.size)
-    network = networks.channels_last(network.to(device, dtype))
-    model: nn.Module = network
-    if ranks.world > 1:
-        model = _distributed(network, stamps, ranks, dtype)
-    optimizer = _optimizer(network, settings)
+    transform = fit_transform(pixels, train_N, settings)
+    network = begin(stamps, settings, start, ranks)
+    layers = len(optimise.layers_of(network))
+    drops = any(isinstance(module, nn.Dropout) for module in network.modules())
+    average = optimise.Average(network, settings.ema)
+    optimizer = optimise.optimizer_of(network, settings)
+    scaler = torch.amp.GradScaler(device.type, enabled=mixed is torch.float16)
 
     step = epoch = batch = 0  # `batch` is the position in the epoch's order
     loss_sum = 0.0  # of the epoch so far, over all ranks
@@ -166,49 +140,116 @@ def train(  # noqa: PLR0915 - a training loop is read top to bottom
         step, epoch, batch = state["step"], state["epoch"], state["batch"]
         loss_sum, history, best = state["loss_sum"], state["history"], state["best"]
         network.load_state_dict(state["network"])
+        average.load(state["average"])
         optimizer.load_state_dict(state["optimizer"])
+        scaler.load_state_dict(state["scaler"])
         on_step(step, "")
 
     def save() -> None:
         if ranks.leads:
             position = {"step": step, "epoch": epoch, "batch": batch, "loss_sum": loss_sum}
-            figures = {"history": history, "best": best}
+            figures = {"history": history, "best": best, "scaler": scaler.state_dict()}
             tensors = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
-            states.save(step, {**position, **figures, **tensors})
+            states.save(step, {**position, **figures, **tensors, "average": average.state()})
 
-    def read(share_B: Index) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        return *pixels.gather(share_B, augmentation_N4[share_B]), label_N[share_B]
+    def read(share_B: Index) -> tuple[torch.Tensor, ...]:
+        image_NCHW, mask_NCHW = pixels.gather(share_B, view_N4[share_B])
+        extras: list[torch.Tensor] = []
+        if amount_NK is not None:
+            extras.append(torch.from_numpy(amount_NK[share_B]))
+        if settings.noise:
+            shape = (len(stamps.bands), stamps.size, stamps.size)
+            drawn_NCHW = augment.draw_noise(settings.seed, epoch, share_B, shape)
+            extras.append(torch.from_numpy(drawn_NCHW))
+        return label_N[share_B], image_NCHW, mask_NCHW, *extras
 
-    saved_at = time.monotonic()
-    while epoch < settings.epochs:
-        rng = np.random.default_rng((settings.seed, _ORDER_STREAM, epoch))
-        order = np.array_split(rng.permutation(train_N), batches)
-        augmentation_N4 = augment.draw(
-            settings.seed, epoch, len(stamps.label_N), settings.shift_pixels
+    def see(
+        image_NCHW: torch.Tensor, mask_NCHW: torch.Tensor, *extras: torch.Tensor
+    ) -> torch.Tensor:
+        image_NCHW, mask_NCHW = image_NCHW.to(device, dtype), mask_NCHW.to(device)
+        if extras:
+            amount_BK, *noise = (x.to(device, dtype) for x in extras)
+            image_NCHW, mask_NCHW = augment.alter(
+                image_NCHW,
+                mask_NCHW,
+                amount_BK,
+                noise[0] if noise else None,
+                settings.ranges,
+                transform.scale_njy_C,
+            )
+        x_NCHW = transform(image_NCHW, mask_NCHW)
+        return x_NCHW.contiguous(memory_format=torch.channels_last)
+
+    def outcome() -> Outcome:
+        logit_V = best["logit_V"].numpy()
+        temperature = evaluate.fit_temperature(
+            logit_V, stamps.label_N[val_N], settings.effective_prevalence(prevalence)
         )
-        shares = [ranks.share(whole_B) for whole_B in order[batch:]]
-        model.train()
-        for image_NCHW, mask_NCHW, label_B in prefetch(read, shares):
-            x_NCHW = transform(image_NCHW.to(device, dtype), mask_NCHW.to(device))
-            logit_B = model(x_NCHW.contiguous(memory_format=torch.channels_last))
-            loss = binary_cross_entropy_with_logits(logit_B, label_B.to(device), reduction="sum")
+        scoring = for_scoring(stamps, settings, best["network"]).to(device)
+        return Outcome(scoring, transform, history, best["epoch"] + 1, temperature, logit_V)
+
+    def diverged() -> Diverged:
+        error = _diverged(epoch, batch, states)
+        error.outcome = outcome() if best else None
+        return error
+
+    def out_of_patience() -> bool:
+        return bool(best and settings.patience and epoch - best["epoch"] > settings.patience)
+
+    model: nn.Module = network
+    frozen = -1  # nothing is wrapped yet
+    saved_at = time.monotonic()
+    while epoch < settings.epochs and not out_of_patience():
+        if frozen != settings.frozen_layers(epoch, layers):
+            frozen = settings.frozen_layers(epoch, layers)
+            optimise.freeze(network, frozen)
+            model = distributed(network, stamps, ranks, dtype) if ranks.world > 1 else network
+        batched = order(
+            train_N,
+            stamps.label_N[train_N] == 1,
+            batches,
+            seed=settings.seed,
+            epoch=epoch,
+            balance=settings.balance,
+            block=settings.shuffle_block,
+        )
+        count = len(stamps.label_N)
+        view_N4 = augment.draw(settings.seed, epoch, count, settings.ranges)
+        amount_NK = (
+            augment.draw_amounts(settings.seed, epoch, count, len(stamps.bands))
+            if settings.ranges.has_amounts
+            else None
+        )
+        shares = [ranks.share(whole_B) for whole_B in batched[batch:]]
+        optimise.training_mode(model, network, frozen)
+        for label_B, *pixels_B in prefetch(read, shares):
+            x_NCHW = see(*pixels_B)
+            if drops:  # so that a resumed training drops what an uninterrupted one does
+                torch.manual_seed(_number(settings.seed, _DROPOUT_STREAM, step, ranks.rank))
+            with torch.autocast(device.type, mixed, enabled=mixed is not None):
+                said = model(x_NCHW)
+            loss, others = _losses(said, label_B.to(device), settings.lens_weight, prevalence)
             # DDP averages gradients over ranks: sum / global batch x world makes that the
             # gradient of the global batch's mean, however unevenly the ranks share it.
             optimizer.zero_grad(set_to_none=True)
-            torch.autograd.backward(loss * (ranks.world / len(order[batch])))
+            share = ranks.world / len(batched[batch])
+            torch.autograd.backward(scaler.scale((loss + AUXILIARY_WEIGHT * others) * share))
+            scaler.unscale_(optimizer)
             norm = nn.utils.clip_grad_norm_(network.parameters(), settings.clip_norm)
-            for group in optimizer.param_groups:
-                group["lr"] = settings.learning_rate * schedule(step, total_steps, settings.warmup)
+            optimise.set_rates(optimizer, rate_of(step, total_steps, batches, settings))
 
             # One sum tells all ranks the batch's loss, and whether any of them was asked to stop.
             told = torch.tensor([loss.item(), float(bool(stop.requested))], dtype=torch.float64)
             batch_loss, stops = ranks.add_up(told).tolist()
-            if not math.isfinite(batch_loss + norm.item()):
-                raise _diverged(epoch, batch, states)
-            optimizer.step()
+            # In float16 a gradient may overflow: the scaler leaves the step out and scales down.
+            if not math.isfinite(batch_loss + (0 if scaler.is_enabled() else norm.item())):
+                raise diverged()
+            scaler.step(optimizer)
+            scaler.update()
             loss_sum += batch_loss
             step, batch = step + 1, batch + 1
-            on_step(1, f"epoch {epoch + 1}  loss {batch_loss / len(order[batch - 1]):.3f}")
+            average.update(step)
+            on_step(1, f"epoch {epoch + 1}  loss {batch_loss / len(batched[batch - 1]):.3f}")
             if stops:
                 save()
                 raise Interrupted(
@@ -220,18 +261,19 @@ def train(  # noqa: PLR0915 - a training loop is read top to bottom
                 save()
                 saved_at = time.monotonic()
 
-        ranks.same_buffers(network)
-        logit_V = _evaluate(network, transform, pixels, val_N, ranks, dtype)
+        ranks.same_buffers(average.network)
+        logit_V = _evaluate(average.network, transform, pixels, val_N, ranks, dtype)
         if not np.isfinite(logit_V).all():
-            raise _diverged(epoch, batch, states)
-        measured = evaluate.figures(logit_V, stamps.label_N[val_N])
-        improved = not best or evaluate.merit(measured) > tuple(best["merit"])
+            raise diverged()
+        measured = evaluate.figures(logit_V, stamps.label_N[val_N], settings.select_fpr)
+        merit = evaluate.merit(measured, settings.select_fpr)
+        improved = not best or merit > tuple(best["merit"])
         if improved:
-            weights = {n: t.detach().cpu().clone() for n, t in network.state_dict().items()}
+            weights = average.network.state_dict()
             best = {
-                "merit": list(evaluate.merit(measured)),
+                "merit": list(merit),
                 "epoch": epoch,
-                "network": weights,
+                "network": {name: t.detach().cpu().clone() for name, t in weights.items()},
                 "logit_V": torch.from_numpy(logit_V),
             }
         figures = {"epoch": epoch + 1, "step": step, "train_loss": loss_sum / len(train_N)}
@@ -240,15 +282,7 @@ def train(  # noqa: PLR0915 - a training loop is read top to bottom
         epoch, batch, loss_sum = epoch + 1, 0, 0.0
         save()
         saved_at = time.monotonic()
-
-    network.load_state_dict(best["network"])
-    temperature = evaluate.fit_temperature(best["logit_V"].numpy(), stamps.label_N[val_N])
-    return Outcome(network.float(), transform, history, best["epoch"] + 1, temperature)
-
-
-def batches_of(stamps: int, batch_size: int) -> int:
-    """Count the batches of an epoch: none has fewer than `batch_size`, unless the split has."""
-    return max(1, stamps // batch_size)
+    return outcome()
 
 
 def check_shares(stamps: int, batch_size: int, world: int) -> None:
@@ -262,52 +296,41 @@ def check_shares(stamps: int, batch_size: int, world: int) -> None:
         )
 
 
-def schedule(step: int, total_steps: int, warmup: float) -> float:
-    """Return the learning rate of a step, from 0, as a share of its peak."""
-    rising = max(1, round(warmup * total_steps))
-    if step < rising:
-        return (step + 1) / rising
-    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, total_steps - rising)))
-
-
-def _fit_transform(pixels: Pixels, train_N: Index, network: str) -> PixelTransform:
-    """Fit on training stamps evenly spaced over the split, the same on every rank."""
-    recipe = RECIPES[PIXEL_RECIPES.get(network, "sky")]
-    chosen = np.unique(np.linspace(0, len(train_N) - 1, FIT_STAMPS).round().astype(int))
-    pieces = np.array_split(train_N[chosen], math.ceil(len(chosen) / EVALUATION_BATCH))
-    return PixelTransform.fit(recipe, (pixels.gather(piece_B) for piece_B in pieces))
-
-
-def _optimizer(network: nn.Module, settings: Settings) -> torch.optim.AdamW:
-    decayed = [p for p in network.parameters() if p.dim() > 1]
-    others = [p for p in network.parameters() if p.dim() <= 1]  # biases and norms
-    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(
-        groups, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+def rate_of(step: int, total_steps: int, batches: int, settings: Settings) -> float:
+    """Return the learning rate of a step, from 0."""
+    return settings.learning_rate * optimise.schedule(
+        step,
+        total_steps,
+        settings.warmup,
+        settings.schedule,
+        settings.step_epochs * batches,
+        settings.step_factor,
     )
 
 
-def _distributed(
-    network: nn.Module, stamps: StampSet, ranks: Ranks, dtype: torch.dtype
-) -> DistributedDataParallel:
-    """Wrap a network for averaging gradients over the ranks.
+def _number(*of: int) -> int:
+    return int(np.random.SeedSequence(of).generate_state(1, np.uint64)[0])
 
-    DDP arranges its buckets anew after its first backward pass, which changes the order of sums
-    on three ranks and more, and with it the last bit. An idle pass gets that over with, so that a
-    resumed training sums as an uninterrupted one does.
+
+def _losses(
+    said: torch.Tensor | tuple[torch.Tensor, ...],
+    label_B: torch.Tensor,
+    lens_weight: float,
+    prevalence: float,
+) -> tuple[torch.Tensor, torch.Tensor | float]:
+    """Sum the cross-entropy of the network over a batch, and that of its auxiliary classifiers.
+
+    Weights are scaled so that their mean over the train split is 1.
     """
-    statistics = {name: buffer.clone() for name, buffer in network.named_buffers()}
-    on_gpu = ranks.device.type == "cuda"
-    model = DistributedDataParallel(network, device_ids=[ranks.device] if on_gpu else None)
-    shape = (2, len(stamps.bands), stamps.size, stamps.size)
-    for _ in range(2):
-        idle_NCHW = torch.zeros(shape, dtype=dtype, device=ranks.device)
-        model(idle_NCHW.contiguous(memory_format=torch.channels_last)).sum().backward()
-    network.zero_grad(set_to_none=True)
-    with torch.no_grad():
-        for name, buffer in network.named_buffers():
-            buffer.copy_(statistics[name])
-    return model
+    weight_B = None
+    if lens_weight != 1:
+        mean = 1 + (lens_weight - 1) * prevalence
+        weight_B = (1 + (lens_weight - 1) * label_B) / mean
+    own, *others = [
+        binary_cross_entropy_with_logits(logit_B.to(label_B), label_B, weight_B, reduction="sum")
+        for logit_B in (said if isinstance(said, tuple) else (said,))
+    ]
+    return own, sum(others)
 
 
 @torch.inference_mode()
@@ -333,8 +356,8 @@ def _evaluate(
     return ranks.add_up(logit_V).numpy()
 
 
-def _diverged(epoch: int, batch: int, states: States) -> RequestError:
-    return RequestError(
+def _diverged(epoch: int, batch: int, states: States) -> Diverged:
+    return Diverged(
         f"the loss is no longer finite in epoch {epoch + 1}, batch {batch + 1}",
         "a finite loss and gradient",
         "Lower train.learning_rate or train.clip_norm and use another output folder; the states "

@@ -1,6 +1,6 @@
-"""`train`: labelled shards to a model file.
+"""`train`: labelled shards to a model file, or to the several of an ensemble.
 
-One unit, the model. Beside it stand ``metrics.jsonl``, a line an epoch, and ``curve.png``. While
+A unit is a model. Beside it stand ``metrics.jsonl``, a line an epoch, and ``curve.png``. While
 it trains, ``states/`` holds what is needed to go on after a stop or a kill.
 """
 
@@ -8,53 +8,99 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from lensfinder import checkpoint, networks, parallel, schema
+from lensfinder import checkpoint, networks, parallel, schema, tables
 from lensfinder.commit import commit
-from lensfinder.config import Config
+from lensfinder.config import Config, TrainConfig
 from lensfinder.errors import RequestError
 from lensfinder.ledger import close_ledger, products_of
-from lensfinder.model import Spec, create
+from lensfinder.model import Model, Spec, create
 from lensfinder.progress import Progress
 from lensfinder.runs import Receipt, Run, Summary, Unit, ingredients
 from lensfinder.signals import Stop
-from lensfinder.train import curve, data, distribute, evaluate, loop
+from lensfinder.train import curve, data, distribute, evaluate, leakage, loop, transfer
+from lensfinder.train.data import StampSet
 from lensfinder.train.distribute import Ranks
+from lensfinder.train.order import Index, batches_of
+from lensfinder.train.settings import Settings
 from lensfinder.train.states import States
 
-_VERSION = 1
-_METRICS = "metrics.jsonl"
-_CURVE = "curve.png"
+_VERSION = 2
+_MODEL = "model"
 _STATES = "states"
+_OUT_OF_FOLD = "out-of-fold"
+# Keys that say how many models there will be; what each is made of stands in its own ingredients.
+_HOW_MANY = ("members", "separately", "folds")
 
 
 def plan(config: Config, run: Run) -> Iterator[list[Unit]]:
-    """Check all that can be checked without pixels, and yield the one unit."""
+    """Check all that can be checked without pixels, and yield a unit for each model."""
     chosen = config.train
-    stamps = data.open_set(_shards_of(chosen.shards))
-    # Refuses an unknown network, or stamps too small for it, before anything is computed.
-    networks.count_multiply_adds(chosen.network, len(stamps.bands), stamps.size)
+    sets = [(item, _shards_of([item])) for item in chosen.shards] if chosen.separately else []
+    everything = data.open_set(_shards_of(chosen.shards))  # also: no set leaks into another
     world = distribute.world_size(chosen.ranks)
-    loop.check_shares(len(stamps.members("train")), chosen.batch_size, world)
+    init = _check_init(chosen, everything)
+    # Refuses an unknown network, or stamps too small for it, before anything is computed.
+    networks.count_multiply_adds(chosen.network, len(everything.bands), everything.size)
+    units = []
+    for number in range(max(1, len(sets))):
+        stamps = data.open_set(sets[number][1]) if sets else everything
+        for fold in range(chosen.folds or 1):
+            parted = stamps.folded(fold, chosen.folds, config.run.seed) if chosen.folds else stamps
+            loop.check_shares(len(parted.members("train")), chosen.batch_size, world)
+            for member in range(chosen.members):
+                name = _MODEL + "".join(
+                    f"-{what}-{which + 1}"
+                    for what, which, named in (
+                        ("set", number, bool(sets)),
+                        ("fold", fold, bool(chosen.folds)),
+                        ("member", member, member > 0),
+                    )
+                    if named
+                )
+                units.append(_unit(name, config, run, parted, world, fold, member, init))
+    units = run.share(units)
+    run.units += units
+    yield units
+
+
+def _unit(
+    name: str,
+    config: Config,
+    run: Run,
+    stamps: StampSet,
+    world: int,
+    fold: int,
+    member: int,
+    init: tuple[Path, str] | None,
+) -> Unit:
+    chosen, seed = config.train, config.run.seed + member
+    keys = {k: v for k, v in chosen.fingerprint().items() if k not in _HOW_MANY}
     settings = {
-        name: getattr(chosen, name)
-        for name in loop.Settings.__dataclass_fields__
-        if name not in ("seed", "precision")
+        field.name: getattr(chosen, field.name)
+        for field in fields(Settings)
+        if field.name != "seed"
     }
-    unit = Unit(
+    which: dict[str, Any] = {"seed": seed}
+    if chosen.folds:
+        which["fold"] = {"number": fold, "of": chosen.folds, "seed": config.run.seed}
+    if init is not None:
+        which["init"] = init[1]
+    return Unit(
         stage="train",
-        name="model",
-        product=run.product("model.safetensors"),
+        name=name,
+        product=run.product(f"{name}.safetensors"),
         ingredients=ingredients(
             "train",
             _VERSION,
-            {**chosen.fingerprint(), "ranks": world},
-            seed=config.run.seed,
+            {**keys, "ranks": world},
+            **which,
             shards=[
                 {"name": path.name, "fingerprint": fingerprint}
                 for path, fingerprint in zip(stamps.paths, stamps.fingerprints, strict=True)
@@ -62,17 +108,17 @@ def plan(config: Config, run: Run) -> Iterator[list[Unit]]:
         ),
         task={
             "shards": [str(path) for path in stamps.paths],
-            "settings": {**settings, "seed": config.run.seed},
+            "settings": {**settings, "seed": seed},
+            "fold": which.get("fold"),
+            "init": None if init is None else str(init[0]),
             "ranks": world,
             "folder": str(run.folder),
             "save_every_s": chosen.save_every_s,
             "quiet": run.execution.verbosity < 0,
-            "provenance": run.provenance,
+            "provenance": {**run.provenance, "seed": seed},
         },
         planned=len(stamps.members("train")) + len(stamps.members("val")),
     )
-    run.units.append(unit)
-    yield [unit]
 
 
 def _shards_of(paths: Sequence[Path]) -> list[Path]:
@@ -84,43 +130,63 @@ def _shards_of(paths: Sequence[Path]) -> list[Path]:
     return found
 
 
+def _check_init(chosen: TrainConfig, stamps: StampSet) -> tuple[Path, str] | None:
+    """Refuse a model to begin with that does not fit; return its file and id."""
+    if chosen.init is None:
+        return None
+    path = chosen.init
+    if path.is_dir():
+        listed = [p for p in products_of(path, "train") if p.suffix == ".safetensors"]
+        if len(listed) != 1:
+            raise RequestError(f"{path} holds {len(listed)} models", "one, or the path of a file")
+        path = listed[0]
+    start = checkpoint.load(path, "cpu", verify=False)
+    transfer.check(start.spec, chosen.network, stamps.stretched)
+    with torch.device("meta"):
+        network = networks.build(chosen.network, len(stamps.bands), stamps.size, auxiliary=True)
+    transfer.check_freeze(network, chosen.freeze)
+    _begin_with(start, network, stamps, chosen.new_head)
+    return path, start.model_id
+
+
+def _begin_with(start: Model, network: torch.nn.Module, stamps: StampSet, new_head: bool) -> None:
+    weights = start.network.state_dict()
+    transfer.begin_with(network, weights, start.spec, stamps.bands, stamps.size, new_head=new_head)
+
+
 def do(unit: Unit) -> Receipt:
     """Train, on as many ranks as the unit says, and write the model."""
     folder = Path(unit.task["folder"])
-    distribute.launch(unit.task["ranks"], parallel.threads(), folder, train_and_save, unit)
+    distribute.launch(
+        unit.task["ranks"], parallel.threads(), folder, train_and_save, unit, name=unit.name
+    )
     return Receipt(planned=unit.planned, ok=unit.planned)
 
 
 def train_and_save(ranks: Ranks, stop: Stop, unit: Unit) -> None:
     """Do what one rank does of a unit; the lead writes the files."""
     task = unit.task
-    folder = Path(task["folder"])
-    settings = loop.Settings(**task["settings"])
+    settings = Settings(**task["settings"])
     stamps = data.open_set([Path(path) for path in task["shards"]])
+    if task["fold"] is not None:
+        fold = task["fold"]
+        stamps = stamps.folded(fold["number"], fold["of"], fold["seed"])
+    start = None if task["init"] is None else checkpoint.load(Path(task["init"]), ranks.device)
     devices = ranks.devices()
-    states = States(_states_of(unit))
+    states = States(Path(task["folder"]) / _STATES / unit.fingerprint[:16])
+    if not ranks.add_up(torch.tensor(float(ranks.leads and states.folder.exists()))):
+        _refuse_twins(stamps, ranks)
     train_N, val_N = stamps.members("train"), stamps.members("val")
-    steps = settings.epochs * loop.batches_of(len(train_N), settings.batch_size)
+    steps = settings.epochs * batches_of(len(train_N), settings.batch_size)
 
     def write_metrics(history: list[dict[str, Any]]) -> None:
         if ranks.leads:
-            with commit(folder / _METRICS) as temporary:
+            with commit(_beside(unit, "metrics", ".jsonl")) as temporary:
                 temporary.write_text("".join(json.dumps(line) + "\n" for line in history))
 
-    quiet = task["quiet"] or not ranks.leads
-    with Progress("train", steps, "steps", quiet=quiet) as progress:
-        outcome = loop.train(
-            stamps,
-            settings,
-            ranks,
-            states,
-            stop,
-            save_every_s=task["save_every_s"],
-            on_step=lambda count, note: progress.advance(count, note=note),
-            on_epoch=write_metrics,
-        )
-    if ranks.leads:
-        model = create(
+    def model_of(outcome: loop.Outcome) -> Model:
+        prevalence = float(np.mean(stamps.label_N[train_N] == schema.LENS))
+        return create(
             Spec(
                 settings.network,
                 stamps.bands,
@@ -131,30 +197,85 @@ def train_and_save(ranks: Ranks, stop: Stop, unit: Unit) -> None:
             outcome.network,
             outcome.transform,
             temperature=outcome.temperature,
-            training_prevalence=float(np.mean(stamps.label_N[train_N] == schema.LENS)),
+            training_prevalence=settings.effective_prevalence(prevalence),
             provenance={
                 **task["provenance"],
                 "ingredients": dict(unit.ingredients),
                 "world_size": ranks.world,
                 "devices": devices,
                 "stamps": {"train": len(train_N), "val": len(val_N)},
+                "epochs": len(outcome.history),
                 "best": outcome.history[outcome.best_epoch - 1],
             },
             training_radec_deg_N2=_places(stamps, np.concatenate([train_N, val_N])),
         )
+
+    title = "train" if unit.name == _MODEL else f"train {unit.name.removeprefix(_MODEL + '-')}"
+    with Progress(title, steps, "steps", quiet=task["quiet"] or not ranks.leads) as progress:
+        try:
+            outcome = loop.train(
+                stamps,
+                settings,
+                ranks,
+                states,
+                stop,
+                start=start,
+                save_every_s=task["save_every_s"],
+                on_step=lambda count, note: progress.advance(count, note=note),
+                on_epoch=write_metrics,
+            )
+        except loop.Diverged as error:
+            if ranks.leads and error.outcome is not None:
+                checkpoint.save(
+                    _beside(unit, "best-so-far", ".safetensors"), model_of(error.outcome)
+                )
+            raise
+    if ranks.leads:
+        model = model_of(outcome)
+        if task["fold"] is not None:
+            _write_left_out(unit, stamps, outcome, model)
         checkpoint.save(unit.product, model)
     ranks.wait_for_all()
 
 
-def _places(stamps: data.StampSet, index_N: data.Index) -> torch.Tensor:
+def _beside(unit: Unit, what: str, suffix: str) -> Path:
+    """Name a file of a unit's beside the products: metrics.jsonl, metrics-member-2.jsonl."""
+    return Path(unit.task["folder"]) / f"{what}{unit.name.removeprefix(_MODEL)}{suffix}"
+
+
+def _refuse_twins(stamps: StampSet, ranks: Ranks) -> None:
+    """Look for the same pixels, turned or not, in two splits; the ranks share the reading."""
+    told_N = np.flatnonzero(stamps.split_N != "")
+    print_N = np.zeros(len(told_N), np.int64)
+    mine = ranks.share(np.arange(len(told_N)))
+    print_N[mine] = data.Pixels(stamps).prints(told_N[mine])
+    print_N = ranks.add_up(torch.from_numpy(print_N)).numpy()
+    leakage.check_prints(print_N, stamps.id_N[told_N], stamps.split_N[told_N])
+
+
+def _write_left_out(unit: Unit, stamps: StampSet, outcome: loop.Outcome, model: Model) -> None:
+    """Write the scores of the fold that this model never saw."""
+    val_N = stamps.members("val")
+    columns = {
+        "id": stamps.id_N[val_N],
+        "label": stamps.label_N[val_N],
+        "fold": np.full(len(val_N), unit.task["fold"]["number"] + 1, np.int32),
+        "logit": outcome.logit_V.astype(np.float32),
+        "score": model.scores(outcome.logit_V),
+        "model_id": np.full(len(val_N), model.model_id, dtype=object),
+    }
+    tables.write_columns(_left_out_of(unit), columns)
+
+
+def _left_out_of(unit: Unit) -> Path:
+    return Path(unit.task["folder"]) / _OUT_OF_FOLD / f"{unit.name}.parquet"
+
+
+def _places(stamps: StampSet, index_N: Index) -> torch.Tensor:
     """Return the positions of real galaxies among the stamps, each once."""
     radec_deg_N2 = stamps.radec_deg_N2[index_N]
     real_N = np.isfinite(radec_deg_N2).all(axis=1)
     return torch.from_numpy(np.unique(radec_deg_N2[real_N], axis=0))
-
-
-def _states_of(unit: Unit) -> Path:
-    return Path(unit.task["folder"]) / _STATES / unit.fingerprint[:16]
 
 
 def made_from(path: Path) -> dict[str, Any] | None:
@@ -175,29 +296,62 @@ def prove(unit: Unit) -> Receipt | None:
         return None
     stamps = header["provenance"].get("stamps", {})
     trained_on = sum(stamps.values())
-    if trained_on != unit.planned:
+    if trained_on != unit.planned or not _left_out_is_told(unit):
         return None
     return Receipt(planned=trained_on, ok=trained_on)
 
 
+def _left_out_is_told(unit: Unit) -> bool:
+    if unit.task["fold"] is None:
+        return True
+    try:
+        return tables.rows_of(_left_out_of(unit)) > 0
+    except RequestError:
+        return False
+
+
 def finish(run: Run) -> Summary:
-    """Draw the curve, write index and ledger, and drop the states of a finished training."""
+    """Draw the curves, write index and ledger, and drop the states of a finished training."""
     counts = close_ledger(run, prove)
     summary = Summary("train", run.folder, counts)
-    (unit,) = run.units
+    for unit in run.units:
+        if not unit.product.exists():
+            continue
+        metrics = _beside(unit, "metrics", ".jsonl").read_text().splitlines()
+        history = [json.loads(line) for line in metrics]
+        with commit(_beside(unit, "curve", ".png")) as temporary, temporary.open("wb") as file:
+            curve.draw(history, file)
+        summary.lines += _described(run, unit)
     if counts["failed"]:
         return summary
-    history = [json.loads(line) for line in (run.folder / _METRICS).read_text().splitlines()]
-    with commit(run.folder / _CURVE) as temporary, temporary.open("wb") as file:
-        curve.draw(history, file)
     States(run.folder / _STATES).forget()
+    if run.config.train.folds:
+        summary.lines.append(_gather_left_out(run))
+    return summary
+
+
+def _described(run: Run, unit: Unit) -> list[str]:
     provenance = checkpoint.read_header(unit.product)["provenance"]
-    best, stamps = provenance["best"], provenance["stamps"]
-    summary.lines = [
-        f"train: {run.config.train.network} on {stamps['train']} stamps "
+    best, stamps, chosen = provenance["best"], provenance["stamps"], run.config.train
+    figure = evaluate.selection_figure(chosen.select_fpr)
+    early = ""
+    if provenance["epochs"] < chosen.epochs:
+        early = f" ({chosen.epochs} were allowed)"
+    return [
+        f"train: {chosen.network} on {stamps['train']} stamps "
         f"({provenance['world_size']} x {provenance['devices'][0]}); epoch {best['epoch']} of "
-        f"{len(history)} kept: on {stamps['val']} val stamps AUROC {best['val_auroc']:.4f}, "
-        f"TPR {best[evaluate.SELECTION_FIGURE]:.3f} at FPR {evaluate.SELECTION_FPR:g}",
+        f"{provenance['epochs']}{early} kept: on {stamps['val']} val stamps AUROC "
+        f"{best['val_auroc']:.4f}, TPR {best[figure]:.3f} at FPR {chosen.select_fpr:g}",
         f"train: wrote {unit.product}",
     ]
-    return summary
+
+
+def _gather_left_out(run: Run) -> str:
+    """Write the scores that every object got from models that never saw it, and say how good."""
+    columns = tables.concatenate([tables.read_columns(_left_out_of(unit)) for unit in run.units])
+    path = run.folder / f"{_OUT_OF_FOLD}.parquet"
+    tables.write_columns(path, columns)
+    # Logits of several networks have no common scale; calibrated scores have.
+    score_N = np.asarray(columns["score"], np.float64)
+    auroc = evaluate.auroc(score_N, np.asarray(columns["label"]))
+    return f"train: out of fold AUROC {auroc:.4f} over {len(score_N)} scores; wrote {path}"

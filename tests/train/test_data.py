@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from lensfinder.errors import MismatchError, RequestError
 from lensfinder.train import augment, data
-from lensfinder.train.augment import Augmentation
+from lensfinder.train.augment import Augmentation, Ranges
+
+RANGES = Ranges(shift_pixels=2)
 
 
 @pytest.mark.parametrize("column", ["host_id", "source_id"])
@@ -74,9 +76,9 @@ def test_gather_returns_the_stamps_of_any_shard_in_the_order_asked_for(tmp_path,
 
 
 def test_augmentation_depends_on_seed_epoch_and_object_alone():
-    drawn_N4 = augment.draw(1, 5, 400, 2)
-    np.testing.assert_array_equal(augment.draw(1, 5, 100, 2), drawn_N4[:100])
-    for other_N4 in (augment.draw(1, 6, 400, 2), augment.draw(2, 5, 400, 2)):
+    drawn_N4 = augment.draw(1, 5, 400, RANGES)
+    np.testing.assert_array_equal(augment.draw(1, 5, 100, RANGES), drawn_N4[:100])
+    for other_N4 in (augment.draw(1, 6, 400, RANGES), augment.draw(2, 5, 400, RANGES)):
         assert (other_N4 != drawn_N4).any(axis=1).mean() > 0.9
     drawn = [Augmentation(*row) for row in drawn_N4]
     assert len({one[:2] for one in drawn}) == 8

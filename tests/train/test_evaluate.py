@@ -16,7 +16,7 @@ def scored():
 
 def test_figures_agree_with_scikit_learn(scored):
     logit_N, label_N = scored
-    figures = evaluate.figures(logit_N, label_N)
+    figures = evaluate.figures(logit_N, label_N, 1e-2)
     assert figures["val_auroc"] == pytest.approx(roc_auc_score(label_N, logit_N), abs=1e-12)
     probability_N = 1 / (1 + np.exp(-logit_N))
     assert figures["val_loss"] == pytest.approx(log_loss(label_N, probability_N), abs=1e-9)
@@ -34,6 +34,6 @@ def test_calibration_undoes_a_known_temperature():
     rng = np.random.default_rng(1)
     logit_N = rng.normal(0, 2, 40_000)
     label_N = (rng.random(40_000) < 1 / (1 + np.exp(-logit_N))).astype(np.int8)
-    assert evaluate.fit_temperature(3.0 * logit_N, label_N) == pytest.approx(3.0, rel=0.05)
+    assert evaluate.fit_temperature(3.0 * logit_N, label_N, 0.5) == pytest.approx(3.0, rel=0.05)
     separated_N = np.where(label_N == 1, 50.0, -50.0)
-    assert np.isfinite(evaluate.fit_temperature(separated_N, label_N))
+    assert np.isfinite(evaluate.fit_temperature(separated_N, label_N, 0.5))

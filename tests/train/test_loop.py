@@ -10,8 +10,9 @@ import torch
 
 from lensfinder.errors import Interrupted, RequestError
 from lensfinder.signals import Stop
-from lensfinder.train import data, loop, stage
+from lensfinder.train import data, loop, optimise, stage
 from lensfinder.train.distribute import Ranks
+from lensfinder.train.settings import Settings
 from lensfinder.train.states import States
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
@@ -54,7 +55,7 @@ def train(stamps, folder, stop=None, save_every_s=1e9, **changes):
     stop = stop or StopAfter(10**9)
     return loop.train(
         stamps,
-        loop.Settings(**{**SETTINGS, **changes}),
+        Settings(**{**SETTINGS, **changes}),
         ALONE,
         States(folder),
         stop,
@@ -145,7 +146,7 @@ def test_more_ranks_than_stamps_in_a_batch_are_refused(stamps, tmp_path):
     with pytest.raises(RequestError, match="2 stamps for 3 ranks"):
         loop.train(
             stamps,
-            loop.Settings(**{**SETTINGS, "batch_size": 2}),
+            Settings(**{**SETTINGS, "batch_size": 2}),
             Ranks(0, 3, torch.device("cpu")),
             States(tmp_path / "states"),
             Stop(),
@@ -153,9 +154,9 @@ def test_more_ranks_than_stamps_in_a_batch_are_refused(stamps, tmp_path):
 
 
 def test_schedule_rises_to_its_peak_and_falls_to_nothing():
-    rates = [loop.schedule(step, 100, 0.1) for step in range(100)]
+    rates = [optimise.schedule(step, 100, 0.1) for step in range(100)]
     assert rates[9] == max(rates) == 1.0
     assert rates[0] == pytest.approx(0.1)
     assert all(late <= early for early, late in pairwise(rates[9:]))
     assert 0 <= rates[-1] < 1e-3
-    assert math.isfinite(loop.schedule(0, 1, 0.0))
+    assert math.isfinite(optimise.schedule(0, 1, 0.0))

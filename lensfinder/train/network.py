@@ -1,0 +1,110 @@
+"""The network that is trained: its first weights, its pixels, its precision, its ranks."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from lensfinder import networks
+from lensfinder.errors import RequestError
+from lensfinder.model import Model
+from lensfinder.pixels import RECIPES, PixelTransform
+from lensfinder.train import transfer
+from lensfinder.train.data import Pixels, StampSet
+from lensfinder.train.distribute import Ranks
+from lensfinder.train.order import Index
+from lensfinder.train.settings import Settings
+
+# Published networks keep their published pixels; all others get ours.
+PIXEL_RECIPES = {"deeplens": "deeplens", "petrillo2017": "petrillo", "petrillo2019": "petrillo"}
+FIT_STAMPS = 4096
+EVALUATION_BATCH = 256
+
+
+def fit_transform(pixels: Pixels, train_N: Index, settings: Settings) -> PixelTransform:
+    """Fit on training stamps evenly spaced over the split, the same on every rank."""
+    own = PIXEL_RECIPES.get(settings.network, "sky")
+    recipe = RECIPES[own if settings.pixels == "auto" else settings.pixels]
+    chosen = np.unique(np.linspace(0, len(train_N) - 1, FIT_STAMPS).round().astype(int))
+    pieces = np.array_split(train_N[chosen], math.ceil(len(chosen) / EVALUATION_BATCH))
+    return PixelTransform.fit(recipe, (pixels.gather(piece_B) for piece_B in pieces))
+
+
+def begin(stamps: StampSet, settings: Settings, start: Model | None, ranks: Ranks) -> nn.Module:
+    """Make the network with its first weights, where it will be trained."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        network = networks.build(settings.network, len(stamps.bands), stamps.size, auxiliary=True)
+    if start is not None:
+        transfer.begin_with(
+            network,
+            start.network.state_dict(),
+            start.spec,
+            stamps.bands,
+            stamps.size,
+            new_head=settings.new_head,
+        )
+    if ranks.world > 1 and ranks.device.type == "cuda":
+        # torch's stubs lack the types.
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+    return networks.channels_last(network.to(ranks.device, settings.dtype))
+
+
+def for_scoring(
+    stamps: StampSet, settings: Settings, weights: dict[str, torch.Tensor]
+) -> nn.Module:
+    """Make the network that a model file holds: float32, and nothing that only helps to train."""
+    with torch.device("meta"):
+        network = networks.build(settings.network, len(stamps.bands), stamps.size)
+    kept = {name: weights[name] for name in network.state_dict()}
+    network.load_state_dict(kept, assign=True)
+    return network.float()
+
+
+def distributed(
+    network: nn.Module, stamps: StampSet, ranks: Ranks, dtype: torch.dtype
+) -> DistributedDataParallel:
+    """Wrap a network for averaging gradients over the ranks.
+
+    DDP arranges its buckets anew after its first backward pass, which changes the order of sums
+    on three ranks and more, and with it the last bit. An idle pass gets that over with, so that a
+    resumed training sums as an uninterrupted one does.
+    """
+    statistics = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    on_gpu = ranks.device.type == "cuda"
+    model = DistributedDataParallel(network, device_ids=[ranks.device] if on_gpu else None)
+    shape = (2, len(stamps.bands), stamps.size, stamps.size)
+    for _ in range(2):
+        idle_NCHW = torch.zeros(shape, dtype=dtype, device=ranks.device)
+        said = model(idle_NCHW.contiguous(memory_format=torch.channels_last))
+        torch.autograd.backward(torch.stack(said if isinstance(said, tuple) else (said,)).sum())
+    network.zero_grad(set_to_none=True)
+    with torch.no_grad():
+        for name, buffer in network.named_buffers():
+            buffer.copy_(statistics[name])
+    return model
+
+
+def mixed_precision(precision: str, device: torch.device) -> torch.dtype | None:
+    """Return what autocast computes in, None for no autocast.
+
+    Raises
+    ------
+    RequestError
+        If half precision is asked of a CPU, where it takes many times as long.
+    """
+    if precision == "auto":
+        has_it = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if has_it else None
+    if precision not in ("bfloat16", "float16"):
+        return None
+    if device.type == "cpu":
+        raise RequestError(
+            f"train.precision is {precision}, and this machine trains on its CPU",
+            "float32 or auto without a GPU; half precision is many times slower there",
+        )
+    return torch.bfloat16 if precision == "bfloat16" else torch.float16

@@ -1,0 +1,114 @@
+"""Transfer learning: begin with the weights of a trained model.
+
+The lower layers of a network look for edges and arcs wherever stamps come from; a new head and,
+with ``[train] freeze``, ``head_epochs``, ``unfreeze_every`` and ``layer_decay``, gentle changes of
+the rest fit them to other data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from lensfinder.errors import MismatchError, RequestError
+from lensfinder.model import Spec
+from lensfinder.train.optimise import layers_of
+
+_HEADS = ("head.", "auxiliaries.")
+
+
+def check(spec: Spec, network: str, stretched: bool) -> None:
+    """Refuse a model whose weights have no place in `network`, or that knows other pixels.
+
+    Raises
+    ------
+    MismatchError
+        Naming what differs.
+    """
+    if spec.network != network:
+        raise MismatchError(
+            f"the model given by --init is a {spec.network}, and a {network} is to be trained",
+            "the same architecture",
+            f"Give --network {spec.network}, or a model of {network}.",
+        )
+    if spec.stretched != stretched:
+        kinds = {True: "stretched pixels", False: "fluxes"}
+        raise MismatchError(
+            f"the model given by --init takes {kinds[spec.stretched]}, the training stamps hold "
+            f"{kinds[stretched]}",
+            "the same kind of pixels",
+        )
+
+
+def check_freeze(network: nn.Module, count: int) -> None:
+    """Refuse to freeze what must learn."""
+    most = len(layers_of(network)) - 1
+    if count > most:
+        raise RequestError(
+            f"train.freeze is {count}, and the network has {most} layers below its head",
+            f"at most {most}",
+        )
+
+
+@torch.no_grad()
+def begin_with(
+    network: nn.Module,
+    weights: dict[str, torch.Tensor],
+    spec: Spec,
+    bands: Sequence[str],
+    size: int,
+    *,
+    new_head: bool,
+) -> None:
+    """Put a model's weights into `network`, in place.
+
+    Other bands than the model's: a band that it knows keeps its filters, one that it does not know
+    gets the mean of all, and they are scaled so that a signal in all bands stays what it was.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Of the model's architecture, for `bands` and `size`.
+    weights : dict
+        The model's.
+    spec : Spec
+        What data the model takes.
+    bands : sequence of str
+        Of the data to train on.
+    size : int
+        Of the stamps to train on, pixels.
+    new_head : bool
+        Leave the last layer as it is.
+
+    Raises
+    ------
+    MismatchError
+        If a layer's size goes with the stamp's, and that is another.
+    """
+    known = dict(weights)
+    first = next(n for n, m in network.named_modules() if isinstance(m, nn.Conv2d)) + ".weight"
+    known[first] = _for_bands(known[first], spec.bands, tuple(bands))
+    fresh = network.state_dict()
+    for name, tensor in fresh.items():
+        if name.startswith(_HEADS) and (new_head or name not in known):
+            known[name] = tensor
+        elif known[name].shape != tensor.shape:
+            raise MismatchError(
+                f"{name} of the model given by --init has shape {tuple(known[name].shape)} for "
+                f"stamps of {spec.size} pixels, and {tuple(tensor.shape)} for {size}",
+                f"stamps of {spec.size} pixels, or a network whose layers do not depend on that",
+                "Cut stamps of the model's size, or train from fresh weights.",
+            )
+    network.load_state_dict(known)
+
+
+def _for_bands(
+    weight_OIYX: torch.Tensor, old: tuple[str, ...], new: tuple[str, ...]
+) -> torch.Tensor:
+    if old == new:
+        return weight_OIYX
+    mean_OYX = weight_OIYX.mean(dim=1)
+    filters = [weight_OIYX[:, old.index(band)] if band in old else mean_OYX for band in new]
+    return torch.stack(filters, dim=1) * (len(old) / len(new))
