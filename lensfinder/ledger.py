@@ -74,7 +74,7 @@ def close_ledger(
                     "product": unit.product.relative_to(run.folder).as_posix(),
                     "fingerprint": unit.fingerprint,
                     "bytes": unit.product.stat().st_size,
-                    **vars(receipt),
+                    **receipt.counts,
                 }
             )
             rows = outcomes(unit) if outcomes else {"id": [], "outcome": [], "reason": []}
@@ -82,10 +82,13 @@ def close_ledger(
             ledger[name].extend(values)
         ledger["unit"].extend([unit.name] * len(rows["id"]))
     # Hashing is most of the work here, and leaves the interpreter to the other threads.
+    unhashed = [entry for entry in entries if not run.digests.get(entry["unit"])]
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        products = [run.folder / entry["product"] for entry in entries]
-        for entry, digest in zip(entries, pool.map(sha256_of, products), strict=True):
+        products = [run.folder / entry["product"] for entry in unhashed]
+        for entry, digest in zip(unhashed, pool.map(sha256_of, products), strict=True):
             entry["sha256"] = digest
+    for entry in entries:
+        entry["sha256"] = run.digests.get(entry["unit"]) or entry["sha256"]
     total = sum(counts[name] for name in schema.OUTCOMES)
     assert counts["planned"] == total, f"{counts['planned']} targets planned, {total} accounted for"
     index = {"stage": run.stage, "counts": counts, "products": entries}

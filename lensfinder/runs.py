@@ -73,12 +73,17 @@ class Unit:
 
 @dataclass(frozen=True)
 class Receipt:
-    """What a unit's product holds, counted by outcome."""
+    """What a unit's product holds, counted by outcome, and its sha256 where that is known."""
 
     planned: int
     ok: int
     flagged: int = 0
     rejected: int = 0
+    sha256: str = field(default="", kw_only=True)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return {name: getattr(self, name) for name in ("planned", "ok", "flagged", "rejected")}
 
     @property
     def closed(self) -> bool:
@@ -198,6 +203,7 @@ class Run:
         self.units: list[Unit] = []
         self.failures: dict[str, Failure] = {}
         self.notices: list[str] = []
+        self.digests: dict[str, str] = {}  # sha256 of products by unit, as far as made here
         self.notes: dict[str, Any] = {}  # from plan to finish
 
     @property
@@ -367,6 +373,8 @@ def execute(
         with run.progress(stage, len(left) if len(left) > 1 else 0, "units") as progress:
             for unit, result in engine.do(left):
                 failure = result if isinstance(result, Failure) else None
+                if isinstance(result, Receipt) and result.sha256:
+                    run.digests[unit.name] = result.sha256
                 run.record(unit, failure)
                 done += failure is None
                 progress.advance(failed=failure is not None)
@@ -376,7 +384,8 @@ def execute(
     summary.done, summary.reused = done, reused
     summary.lines = [*run.notices, *summary.lines]
     summary.failures = dict(run.failures)
-    summary.exit_code = _exit_code(run)
+    # A unit that is done may hold objects that were damaged, which `finish` knows of.
+    summary.exit_code = _exit_code(run) or summary.exit_code
     return summary
 
 

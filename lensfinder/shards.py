@@ -7,9 +7,9 @@ are contiguous and uncompressed, so that random stamps can be read through a mem
 from __future__ import annotations
 
 import errno
-import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from lensfinder import schema
 from lensfinder.commit import commit, need_space
 from lensfinder.errors import MismatchError, RequestError
+from lensfinder.pieces import PiecesFile
 
 Columns = dict[str, NDArray[Any]]
 _PIXELS = {"image": np.float32, "mask": np.uint8, "variance": np.float32}
@@ -95,7 +96,7 @@ def write(
     *,
     variance_NCHW: NDArray[np.float32] | None = None,
     ledger: Mapping[str, Sequence[str] | NDArray[Any]] | None = None,
-) -> None:
+) -> str:
     """Write a shard by the commit protocol.
 
     Parameters
@@ -115,6 +116,11 @@ def write(
     ledger : mapping, optional
         ``id``, ``outcome``, ``reason`` of every target of the unit, rejected ones too.
 
+    Returns
+    -------
+    str
+        sha256 of the file, of what was meant to be written rather than what the disk kept.
+
     Raises
     ------
     ValueError
@@ -126,7 +132,7 @@ def write(
     need_space(path, image_NCHW.nbytes * 2 + mask_NCHW.nbytes + 1_000_000)
     # HDF5 writes its few headers to memory and Python everything to the disk: on a full one, h5py
     # crashes the interpreter. Pixels go straight from their array to their place in the file.
-    headers = _Headers()
+    headers = PiecesFile()
     pixels: dict[str, NDArray[Any]] = {"image": image_NCHW, "mask": mask_NCHW}
     if variance_NCHW is not None:
         pixels["variance"] = variance_NCHW
@@ -146,52 +152,17 @@ def write(
         for name, unit in (("image", "nJy"), ("variance", "nJy2")):
             if name in file:
                 file[name].attrs["unit"] = unit
-    with commit(path, check=lambda temporary: _check_rows(temporary, len(image_NCHW))) as temporary:
-        with temporary.open("wb") as stream:
-            headers.write_to(stream)
-            for name, array in pixels.items():
-                stream.seek(offsets[name])
-                stream.write(np.ascontiguousarray(array).data)
-
-
-class _Headers(io.RawIOBase):
-    """A file in memory that holds what HDF5 writes, and nothing for the gaps between."""
-
-    def __init__(self) -> None:
-        self._pieces: dict[int, bytes] = {}
-        self._position = 0
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        self._position = offset
-        return offset
-
-    def tell(self) -> int:
-        return self._position
-
-    def write(self, data: Any) -> int:
-        self._pieces.pop(self._position, None)
-        self._pieces[self._position] = bytes(data)
-        self._position += len(data)
-        return len(data)
-
-    def readinto(self, buffer: Any) -> int:
-        # Later pieces lie over earlier ones, as in a file.
-        start, content = self._position, bytearray(len(buffer))
-        for offset, piece in self._pieces.items():
-            low, high = max(offset, start), min(offset + len(piece), start + len(content))
-            if low < high:
-                content[low - start : high - start] = piece[low - offset : high - offset]
-        buffer[:] = content
-        return len(content)
-
-    def truncate(self, size: int | None = None) -> int:
-        return self._position if size is None else size
-
-    def write_to(self, stream: Any) -> None:
-        """Write all pieces to their places in a real file."""
-        for offset, piece in self._pieces.items():
-            stream.seek(offset)
-            stream.write(piece)
+    placed = [(offsets[name], np.ascontiguousarray(array)) for name, array in pixels.items()]
+    # Hashing leaves the interpreter to the thread that writes, and the other way round.
+    with ThreadPoolExecutor(1) as pool:
+        digest = pool.submit(headers.sha256_with, placed)
+        with commit(path, check=lambda written: _check_rows(written, len(image_NCHW))) as temporary:
+            with temporary.open("wb") as stream:
+                headers.write_to(stream)
+                for offset, array in placed:
+                    stream.seek(offset)
+                    stream.write(array.data)
+        return digest.result()
 
 
 def _allocate(file: h5py.File, name: str, array: NDArray[Any]) -> int:

@@ -151,7 +151,7 @@ def _is_sound(module: ModuleType, stage: str, path: Path, entry: dict[str, Any])
         return False
     receipt = module.prove(Unit(stage, entry["unit"], path, stored, planned=entry["planned"]))
     return receipt is not None and all(
-        entry[name] == value for name, value in vars(receipt).items()
+        entry[name] == value for name, value in receipt.counts.items()
     )
 
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lensfinder import schema, shards
+from lensfinder.commit import sha256_of
 from lensfinder.errors import DiskError, MismatchError, RequestError
 
 BANDS = ("g", "r")
@@ -56,7 +57,8 @@ def test_what_is_written_comes_back(tmp_path_factory: Any, ids: list[str], seed:
     path = tmp_path_factory.mktemp("shard") / "a.h5"
     written = content(ids, seed=seed)
     variance = written["image_NCHW"] ** 2
-    shards.write(path, HEADER, **written, variance_NCHW=variance)
+    digest = shards.write(path, HEADER, **written, variance_NCHW=variance)
+    assert digest == sha256_of(path)
     with shards.read(path) as shard:
         assert shard.header == HEADER
         assert len(shard) == len(ids)

@@ -8,6 +8,7 @@ of its own.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,7 @@ def _write(unit: Unit, this: Survey, bands: tuple[str, ...], stamps: Stamps) -> 
     kept: Any = stamps.outcome != schema.REJECTED
     # A slice of everything is no copy.
     kept = slice(None) if kept.all() else kept
-    shards.write(
+    digest = shards.write(
         unit.product,
         shards.Header(
             stage="cutout",
@@ -148,7 +149,7 @@ def _write(unit: Unit, this: Survey, bands: tuple[str, ...], stamps: Stamps) -> 
         variance_NCHW=None if stamps.variance_NCHW is None else stamps.variance_NCHW[kept],
         ledger={"id": stamps.columns["id"], "outcome": stamps.outcome, "reason": stamps.reason},
     )
-    return _count(stamps.outcome)
+    return replace(_count(stamps.outcome), sha256=digest)
 
 
 def _count(outcome: Any) -> Receipt:
