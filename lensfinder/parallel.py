@@ -6,6 +6,7 @@ The only module that knows Dask. Workers are spawned, run one task at a time, an
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import logging
 import os
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 _NO_WORKERS_TIMEOUT_S = 300
 _MALLOC_KEEP_BYTES = 256 * 2**20
+# Names of malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 _threads = 0
 
@@ -41,6 +44,17 @@ def threads() -> int:
 def cores() -> int:
     """Return the cores this process may use, which a batch system can limit."""
     return len(os.sched_getaffinity(0))
+
+
+def keep_buffers() -> None:
+    """Have freed memory kept for the next forward pass; what the nanny does for workers.
+
+    Where the system's C library has no such knob, nothing happens but that it is slower.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        for knob in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD):
+            mallopt(knob, _MALLOC_KEEP_BYTES)
 
 
 def attempt(unit: Unit, threads_given: int) -> Receipt | Failure:

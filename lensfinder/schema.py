@@ -57,7 +57,8 @@ class Column:
 
     @property
     def pattern(self) -> re.Pattern[str]:
-        return re.compile(re.escape(self.name).replace("<band>", r"[A-Za-z0-9]+"))
+        escaped = re.escape(self.name).replace("<band>", r"[A-Za-z0-9]+")
+        return re.compile(escaped.replace("<k>", r"[0-9]+"))
 
 
 CATALOG_COLUMNS = (
@@ -97,6 +98,7 @@ TRUTH_COLUMNS = (
 
 SCORE_COLUMNS = (
     Column("logit", "float32", "", "network output; thresholds and ranks use it"),
+    Column("logit_std", "float32", "", "standard deviation of the logits of an ensemble's members"),
     Column("score", "float32", "", "probability calibrated at the training prevalence"),
     Column("outcome", "str", "", "ok, flagged or rejected"),
     Column("reason", "str", "", "why an object was flagged or rejected"),
@@ -106,6 +108,12 @@ SCORE_COLUMNS = (
     Column("stamp_noise_<band>_njy", "float32", "nJy", "robust sigma of the stamp's frame"),
     Column("stamp_offset_pix", "float32", "pix", "flux centroid from the centre, all bands"),
     Column("stamp_masked_fraction", "float32", "", "share of masked pixels, all bands"),
+    Column("embedding_<k>", "float32", "", "penultimate feature of the network, by number"),
+    # Of the ranked list that `infer` merges from its units.
+    Column("rank", "int32", "", "place by logit, from 1"),
+    Column("unit", "str", "", "unit of work whose product holds the object's other columns"),
+    Column("group_id", "str", "", "best-ranked object within 3 arcsec, perhaps itself"),
+    Column("group_rank", "int32", "", "place within that group, from 1"),
 )
 
 LEDGER_COLUMNS = (

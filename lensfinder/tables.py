@@ -58,7 +58,7 @@ def read_catalog(path: Path, columns: Mapping[str, str] | None = None) -> Column
         If the file can't be read, has no positions, or a row can't be used; with the row number,
         counted from 1.
     """
-    raw = _read_any(path, (columns or {}).get("id"))
+    raw = read_table(path, (columns or {}).get("id"))
     found = {name: _find(path, raw, name, columns or {}) for name in ("id", "ra", "dec")}
     catalog: Columns = {"id": np.array([_text(value) for value in raw[found["id"]]], dtype=object)}
     for name in ("ra", "dec"):
@@ -99,7 +99,7 @@ def read_positions(path: Path, extras: Mapping[str, Sequence[str]]) -> Columns:
     RequestError
         If the file can't be read, has no positions, or a position is none.
     """
-    raw = _read_any(path, None)
+    raw = read_table(path, None)
     found = {name: _numbers(path, raw, _find(path, raw, name, {})) for name in ("ra", "dec")}
     _check_positions(path, found["ra"], found["dec"])
     keys = {_key(column): column for column in reversed(list(raw))}
@@ -124,7 +124,7 @@ def read_labels(path: Path) -> dict[str, int]:
     RequestError
         If the file can't be read, or has no column ``is_lens`` or ``label`` of ones and zeros.
     """
-    raw = _read_any(path, None)
+    raw = read_table(path, None)
     keys = {_key(column): column for column in raw}
     column = keys.get("islens") or keys.get("label")
     if column is None:
@@ -135,7 +135,8 @@ def read_labels(path: Path) -> dict[str, int]:
     return dict(zip(ids, values.astype(int).tolist(), strict=True))
 
 
-def _read_any(path: Path, id_column: str | None) -> dict[str, NDArray[Any]]:
+def read_table(path: Path, id_column: str | None = None) -> Columns:
+    """Read all columns of a CSV, ECSV, FITS, VOTable or Parquet file; refuse what is none."""
     if not path.is_file():
         raise RequestError(
             f"no such catalogue: {path}", "a CSV, ECSV, FITS, VOTable or Parquet file"
@@ -349,6 +350,13 @@ def read_metadata(path: Path) -> dict[str, Any] | None:
     except (OSError, pa.ArrowException, json.JSONDecodeError):
         return None
     return content
+
+
+def names_of(path: Path) -> list[str]:
+    """List the columns of a Parquet file."""
+    from pyarrow import parquet
+
+    return list(parquet.read_schema(path).names)
 
 
 def rows_of(path: Path) -> int:

@@ -113,7 +113,7 @@ def test_paths_are_relative_to_whoever_names_them(tmp_path: Path) -> None:
     loaded = config.load(path, ["infer.model=m"], {"cutout": {"catalog": Path("d.csv")}})
     assert loaded.cutout.tiles == (tmp_path / "a", Path("/b"))
     assert loaded.cutout.catalog == Path("d.csv")
-    assert loaded.infer.model == Path("m")
+    assert loaded.infer.model == (Path("m"),)
     assert loaded.run.survey == str(tmp_path / "s.toml")
 
 

@@ -6,7 +6,13 @@ from typing import Literal
 
 from pydantic import Field
 
-from lensfinder.config.fields import INPUT, NO_OUTPUT, POSITIONAL, InputPath, Listed
+from lensfinder.config.fields import (
+    INPUT,
+    NO_OUTPUT,
+    POSITIONAL,
+    InputPath,
+    Listed,
+)
 from lensfinder.config.targets import TargetsConfig
 
 
@@ -15,22 +21,60 @@ class InferConfig(TargetsConfig):
 
     inputs: Listed[InputPath] = Field(
         (),
-        description="Cutout or mock folders, shards, or FITS tiles.",
+        description="Cutout or mock folders, shards, FITS tiles, or folders of stamps.",
         json_schema_extra=POSITIONAL,
     )
-    model: InputPath | None = Field(
-        None, description="Model file, or the folder `train` wrote.", json_schema_extra=INPUT
+    model: Listed[InputPath] = Field(
+        (),
+        description="Model file, or the folder `train` wrote. Given several times, the models' "
+        "mean logit and its spread.",
+        json_schema_extra={**INPUT, "several": True},
     )
     splits: Listed[Literal["train", "val", "test"]] = Field(
         ("test",), description="Splits of labelled shards to score."
     )
     views: Literal[1, 8] = Field(1, description="Average over 8 flips and rotations, or not.")
+    embed: bool = Field(
+        False, description="Keep each object's penultimate features, as embedding_<k>."
+    )
+    keep_above: float | None = Field(
+        None,
+        description="Write only objects with a logit above this, and a histogram of all.",
+    )
+    adapt: bool = Field(
+        False,
+        description="Resample stamps of another pixel scale or size, and widen a PSF that is "
+        "narrower than the model's; such objects are flagged.",
+    )
+    precision: Literal["float32", "half"] = Field(
+        "float32",
+        description="half: 16 bits, where the model's golden scores stay within 0.05.",
+    )
+    compile: bool = Field(
+        False,
+        description="Compile the network first: a minute, then about a third faster on CPUs.",
+        json_schema_extra=NO_OUTPUT,
+    )
     batch_size: int = Field(
-        256, ge=1, description="Stamps in a forward pass.", json_schema_extra=NO_OUTPUT
+        0,
+        ge=0,
+        description="Stamps in a forward pass; 0: what suits the device.",
+        json_schema_extra=NO_OUTPUT,
+    )
+    ranked: int = Field(
+        1_000_000,
+        ge=0,
+        description="Best objects listed in ranked.parquet.",
+        json_schema_extra=NO_OUTPUT,
     )
     candidates: int = Field(
         2000,
         ge=0,
         description="Best-ranked stamps kept in candidates.h5.",
+        json_schema_extra=NO_OUTPUT,
+    )
+    export: Listed[Literal["fits", "ecsv", "votable"]] = Field(
+        (),
+        description="Also write the ranked list so: fits, ecsv, votable.",
         json_schema_extra=NO_OUTPUT,
     )

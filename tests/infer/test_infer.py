@@ -12,8 +12,8 @@ import torch
 from lensfinder import checkpoint, networks, shards, tables
 from lensfinder.config import load
 from lensfinder.errors import MismatchError
-from lensfinder.infer.score import score
-from lensfinder.infer.stage import CANDIDATES
+from lensfinder.infer.products import CANDIDATES
+from lensfinder.infer.score import Scorer
 from lensfinder.ledger import products_of
 from lensfinder.model import Model, Spec, create
 from lensfinder.pixels import RECIPES, PixelTransform
@@ -79,7 +79,7 @@ def scored(
     cutouts: Path, model: tuple[Model, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     folder = tmp_path_factory.mktemp("scores")
-    run("infer", folder, infer={"inputs": (cutouts,), "model": model[1]})
+    run("infer", folder, infer={"inputs": (cutouts,), "model": (model[1],)})
     return folder
 
 
@@ -94,7 +94,7 @@ def test_tiles_give_the_scores_of_their_cutouts(
     run(
         "infer",
         tmp_path,
-        infer={"inputs": sample["tiles"], "catalog": sample["catalog"], "model": model[1]},
+        infer={"inputs": sample["tiles"], "catalog": sample["catalog"], "model": (model[1],)},
     )
     assert_same(scores_of(scored), scores_of(tmp_path))
 
@@ -114,7 +114,7 @@ def test_batches_and_workers_change_no_score(
     run(
         "infer",
         tmp_path,
-        infer={"inputs": (cutouts,), "model": model[1], **keys},
+        infer={"inputs": (cutouts,), "model": (model[1],), **keys},
         execution=execution,
     )
     assert_same(scores_of(scored), scores_of(tmp_path))
@@ -123,7 +123,7 @@ def test_batches_and_workers_change_no_score(
 def test_parts_make_up_the_whole(
     cutouts: Path, model: tuple[Model, Path], scored: Path, tmp_path: Path
 ) -> None:
-    infer = {"inputs": (cutouts,), "model": model[1]}
+    infer = {"inputs": (cutouts,), "model": (model[1],)}
     for part in ((1, 2), (2, 2)):
         run("infer", tmp_path, infer=infer, execution={"part": part})
     run("infer", tmp_path, infer=infer, execution={"finish_only": True})
@@ -135,22 +135,19 @@ def test_eight_views_do_not_see_how_a_stamp_is_turned(
 ) -> None:
     with shards.read(products_of(cutouts)[0]) as shard:
         image, mask = shard.image[:20], shard.mask[:20]
-    upright = score(model[0], image, mask, batch_size=8, views=8)
-    turned = score(
-        model[0],
-        np.rot90(image[..., ::-1], axes=(2, 3)),
-        np.rot90(mask[..., ::-1], axes=(2, 3)),
-        batch_size=8,
-        views=8,
-    )
+    scorer = Scorer([model[0]], 8, views=8)
+    upright = scorer(image, mask).logit_N
+    turned = scorer(
+        np.rot90(image[..., ::-1], axes=(2, 3)), np.rot90(mask[..., ::-1], axes=(2, 3))
+    ).logit_N
     assert np.abs(upright - turned).max() <= TOLERANCE
-    assert np.abs(upright - score(model[0], image, mask, batch_size=8)).max() > TOLERANCE
+    assert np.abs(upright - Scorer([model[0]], 8)(image, mask).logit_N).max() > TOLERANCE
 
 
 def test_candidates_are_the_best_with_their_own_pixels(
     cutouts: Path, model: tuple[Model, Path], tmp_path: Path
 ) -> None:
-    run("infer", tmp_path, infer={"inputs": (cutouts,), "model": model[1], "candidates": 15})
+    run("infer", tmp_path, infer={"inputs": (cutouts,), "model": (model[1],), "candidates": 15})
     logit = scores_of(tmp_path)
     with shards.read(tmp_path / CANDIDATES) as best:
         ids, image = list(best.catalog["id"]), best.image[:]
@@ -186,7 +183,7 @@ def test_other_stamps_than_the_model_takes_are_refused(
 ) -> None:
     run("cutout", tmp_path / "c", cutout={**sample, "size": SIZE, "bands": BANDS, **cutout})
     with pytest.raises(MismatchError, match=named):
-        run("infer", tmp_path / "s", infer={"inputs": (tmp_path / "c",), "model": model[1]})
+        run("infer", tmp_path / "s", infer={"inputs": (tmp_path / "c",), "model": (model[1],)})
 
 
 def test_another_model_does_not_reuse_scores(
@@ -202,4 +199,8 @@ def test_another_model_does_not_reuse_scores(
     )
     checkpoint.save(tmp_path / "other.safetensors", other)
     with pytest.raises(MismatchError, match="model_id"):
-        run("infer", scored, infer={"inputs": (cutouts,), "model": tmp_path / "other.safetensors"})
+        run(
+            "infer",
+            scored,
+            infer={"inputs": (cutouts,), "model": (tmp_path / "other.safetensors",)},
+        )

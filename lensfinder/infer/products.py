@@ -1,0 +1,157 @@
+"""What a finished run leaves beside the units' scores: a ranked list, its exports, and stamps.
+
+Nothing here holds more than the best few of the rows, however many a survey has.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lensfinder import shards, tables
+from lensfinder.infer import histogram
+from lensfinder.infer.groups import group
+from lensfinder.infer.inputs import pick
+from lensfinder.runs import Run, Unit
+from lensfinder.tables import Columns
+
+CANDIDATES = "candidates.h5"
+RANKED = "ranked.parquet"
+_SUFFIXES = {"fits": ".fits", "ecsv": ".ecsv", "votable": ".vot"}
+_FORMATS = {"fits": "fits", "ecsv": "ascii.ecsv", "votable": "votable"}
+_LISTED = ("id", "ra", "dec", "tile", "logit", "logit_std", "score", "flags", "label", "split")
+
+
+def write_lists(run: Run) -> None:
+    """Write the ranked list, its exports, and the stamps of the best candidates of the sky."""
+    section = run.config.infer
+    scored = [unit for unit in run.units if unit.product.exists()]
+    ranked = best_of(scored, max(section.ranked, section.candidates))
+    leader, place = group(ranked["ra"], ranked["dec"])
+    n = len(ranked["id"])
+    ranked["rank"] = np.arange(1, n + 1)
+    ranked["group_id"] = ranked["id"][leader] if n else ranked["id"]
+    ranked["group_rank"] = place
+    _write_table(run, {name: values[: section.ranked] for name, values in ranked.items()}, scored)
+    _write_stamps(run, ranked, scored)
+
+
+def best_of(units: Sequence[Unit], most: int) -> Columns:
+    """Merge the units' scores into one list, the highest logit first; equal ones by their ids.
+
+    Parameters
+    ----------
+    units : sequence of Unit
+        Each with its product.
+    most : int
+        Rows to keep.
+
+    Returns
+    -------
+    columns
+        Those of a list of candidates, and ``unit``. Objects without a score are not among them.
+    """
+    kept: Columns = {}
+    for unit in units:
+        there = tables.names_of(unit.product)
+        wanted = [name for name in there if name in _LISTED or name.startswith("mag_")]
+        columns = tables.read_columns(unit.product, wanted)
+        rows = np.flatnonzero(np.isfinite(columns["logit"]))
+        if kept and len(kept["id"]) >= most:
+            # What can't be among the best is not even looked at.
+            rows = rows[columns["logit"][rows] >= kept["logit"][most - 1]]
+        if kept and not len(rows):
+            continue
+        part = {name: values[rows] for name, values in columns.items()}
+        part["unit"] = np.full(len(rows), unit.name, dtype=object)
+        kept = tables.concatenate([kept, part]) if kept else part
+        order = np.lexsort((kept["unit"].astype(str), kept["id"].astype(str), -kept["logit"]))
+        kept = {name: values[order[:most]] for name, values in kept.items()}
+    if not kept:
+        kept = {name: np.zeros(0) for name in ("ra", "dec", "logit")}
+        kept |= {name: np.zeros(0, object) for name in ("id", "unit", "split")}
+    return kept
+
+
+def _write_table(run: Run, ranked: Columns, scored: Sequence[Unit]) -> None:
+    stored = [tables.read_metadata(unit.product) or {} for unit in scored]
+    about = {
+        "histogram": histogram.add([one["histogram"] for one in stored if "histogram" in one]),
+        "calibration": stored[0].get("calibration") if stored else None,
+        "provenance": run.provenance,
+    }
+    exports = {name: run.folder / f"ranked{suffix}" for name, suffix in _SUFFIXES.items()}
+    for name, path in exports.items():
+        if name not in run.config.infer.export or not run.config.infer.ranked:
+            path.unlink(missing_ok=True)
+        else:
+            tables.write_astropy(path, ranked, _FORMATS[name])
+    if run.config.infer.ranked:
+        tables.write_columns(run.folder / RANKED, ranked, about)
+    else:
+        (run.folder / RANKED).unlink(missing_ok=True)
+
+
+def _write_stamps(run: Run, ranked: Columns, scored: Sequence[Unit]) -> None:
+    """Write the stamps of the best-ranked objects of the sky as an ordinary shard.
+
+    Pixels are read again from where they came from, so that nothing but scores is written while
+    a survey streams by.
+    """
+    path = run.folder / CANDIDATES
+    # Mocks belong to a split; the sky does not.
+    sky = np.flatnonzero(ranked["split"].astype(str) == "")[: run.config.infer.candidates]
+    if not len(sky):
+        path.unlink(missing_ok=True)
+        return
+    spec = run.notes["spec"]
+    shape = (len(sky), len(spec.bands), spec.size, spec.size)
+    image, mask = np.empty(shape, np.float32), np.empty(shape, np.uint8)
+    pieces: list[tuple[NDArray[np.intp], dict[str, NDArray[Any]]]] = []
+    for unit in scored:
+        places = np.flatnonzero(ranked["unit"][sky] == unit.name)
+        if len(places):
+            found = pick(unit, [str(name) for name in ranked["id"][sky[places]]])
+            image[places], mask[places] = found.image_NCHW, found.mask_NCHW
+            pieces.append((places, found.columns))
+    order = np.argsort(np.concatenate([places for places, _ in pieces]))
+    columns = tables.concatenate([columns for _, columns in pieces])
+    columns = {n: v[order] for n, v in columns.items() if n not in ("outcome", "reason")}
+    columns |= {name: ranked[name][sky] for name in ("logit", "score", "flags")}
+    columns |= {name: ranked[name][sky] for name in ("rank", "group_id", "group_rank")}
+    shards.write(
+        path,
+        shards.Header(
+            stage="infer",
+            survey=run.config.run.survey,
+            bands=spec.bands,
+            pixel_scale_arcsec=spec.pixel_scale_arcsec,
+            ingredients={"units": [unit.fingerprint for unit in scored]},
+            provenance=run.provenance,
+            stretched=spec.stretched,
+        ),
+        image,
+        mask,
+        columns,
+    )
+
+
+def remarks(units: Sequence[Unit]) -> list[str]:
+    """Say what the units have to say, and why objects have no score; each once."""
+    said: Counter[str] = Counter()
+    why: Counter[str] = Counter()
+    for unit in units:
+        if unit.product.exists():
+            stored = tables.read_metadata(unit.product) or {}
+            said.update(stored.get("notices", []))
+            why.update(stored.get("rejected", {}))
+    lines = [f"{word} ({count} units)" if count > 1 else word for word, count in said.items()]
+    if why:
+        listed = ", ".join(f"{count} {reason}" for reason, count in sorted(why.items()))
+        lines.append(f"not scored: {listed} (listed in {Path('ledger.parquet')})")
+    return lines
