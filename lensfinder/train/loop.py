@@ -360,6 +360,7 @@ def _diverged(epoch: int, batch: int, states: States) -> Diverged:
     return Diverged(
         f"the loss is no longer finite in epoch {epoch + 1}, batch {batch + 1}",
         "a finite loss and gradient",
-        "Lower train.learning_rate or train.clip_norm and use another output folder; the states "
-        f"saved before stay in {states.folder}.",
+        "Lower train.learning_rate or train.clip_norm and use another output folder; what was "
+        f"trained before stays in {states.folder} and, if an epoch was finished, as the model "
+        "best-so-far in the output folder, which --init takes.",
     )

@@ -40,18 +40,21 @@ def begin(stamps: StampSet, settings: Settings, start: Model | None, ranks: Rank
         torch.manual_seed(settings.seed)
         network = networks.build(settings.network, len(stamps.bands), stamps.size, auxiliary=True)
     if start is not None:
-        transfer.begin_with(
-            network,
-            start.network.state_dict(),
-            start.spec,
-            stamps.bands,
-            stamps.size,
-            new_head=settings.new_head,
-        )
+        network.load_state_dict(weights_from(start, network, stamps, settings.new_head))
     if ranks.world > 1 and ranks.device.type == "cuda":
         # torch's stubs lack the types.
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
     return networks.channels_last(network.to(ranks.device, settings.dtype))
+
+
+def weights_from(
+    start: Model, network: nn.Module, stamps: StampSet, new_head: bool
+) -> dict[str, torch.Tensor]:
+    """Return what `network`, for these stamps, begins with; see `transfer.weights_for`."""
+    weights = start.network.state_dict()
+    return transfer.weights_for(
+        network, weights, start.spec, stamps.bands, stamps.size, new_head=new_head
+    )
 
 
 def for_scoring(

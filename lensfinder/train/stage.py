@@ -27,6 +27,7 @@ from lensfinder.signals import Stop
 from lensfinder.train import curve, data, distribute, evaluate, leakage, loop, transfer
 from lensfinder.train.data import StampSet
 from lensfinder.train.distribute import Ranks
+from lensfinder.train.network import weights_from
 from lensfinder.train.order import Index, batches_of
 from lensfinder.train.settings import Settings
 from lensfinder.train.states import States
@@ -145,13 +146,8 @@ def _check_init(chosen: TrainConfig, stamps: StampSet) -> tuple[Path, str] | Non
     with torch.device("meta"):
         network = networks.build(chosen.network, len(stamps.bands), stamps.size, auxiliary=True)
     transfer.check_freeze(network, chosen.freeze)
-    _begin_with(start, network, stamps, chosen.new_head)
+    weights_from(start, network, stamps, chosen.new_head)
     return path, start.model_id
-
-
-def _begin_with(start: Model, network: torch.nn.Module, stamps: StampSet, new_head: bool) -> None:
-    weights = start.network.state_dict()
-    transfer.begin_with(network, weights, start.spec, stamps.bands, stamps.size, new_head=new_head)
 
 
 def do(unit: Unit) -> Receipt:

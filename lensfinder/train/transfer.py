@@ -53,7 +53,7 @@ def check_freeze(network: nn.Module, count: int) -> None:
 
 
 @torch.no_grad()
-def begin_with(
+def weights_for(
     network: nn.Module,
     weights: dict[str, torch.Tensor],
     spec: Spec,
@@ -61,8 +61,8 @@ def begin_with(
     size: int,
     *,
     new_head: bool,
-) -> None:
-    """Put a model's weights into `network`, in place.
+) -> dict[str, torch.Tensor]:
+    """Turn a model's weights into those that `network` begins with.
 
     Other bands than the model's: a band that it knows keeps its filters, one that it does not know
     gets the mean of all, and they are scaled so that a signal in all bands stays what it was.
@@ -81,6 +81,11 @@ def begin_with(
         Of the stamps to train on, pixels.
     new_head : bool
         Leave the last layer as it is.
+
+    Returns
+    -------
+    dict
+        Under the names that `network` has for them.
 
     Raises
     ------
@@ -101,7 +106,7 @@ def begin_with(
                 f"stamps of {spec.size} pixels, or a network whose layers do not depend on that",
                 "Cut stamps of the model's size, or train from fresh weights.",
             )
-    network.load_state_dict(known)
+    return known
 
 
 def _for_bands(

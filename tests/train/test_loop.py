@@ -1,8 +1,6 @@
 """The same stamps and settings give the same weights, however the work was split or stopped."""
 
 import json
-import math
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -10,7 +8,7 @@ import torch
 
 from lensfinder.errors import Interrupted, RequestError
 from lensfinder.signals import Stop
-from lensfinder.train import data, loop, optimise, stage
+from lensfinder.train import data, loop, stage
 from lensfinder.train.distribute import Ranks
 from lensfinder.train.settings import Settings
 from lensfinder.train.states import States
@@ -51,7 +49,7 @@ class StopAfter(Stop):
             raise KeyboardInterrupt
 
 
-def train(stamps, folder, stop=None, save_every_s=1e9, **changes):
+def train(stamps, folder, stop=None, save_every_s=1e9, start=None, **changes):
     stop = stop or StopAfter(10**9)
     return loop.train(
         stamps,
@@ -59,6 +57,7 @@ def train(stamps, folder, stop=None, save_every_s=1e9, **changes):
         ALONE,
         States(folder),
         stop,
+        start=start,
         save_every_s=save_every_s,
         on_step=stop.count,
     )
@@ -116,18 +115,70 @@ def test_a_damaged_newest_state_falls_back_and_says_so(stamps, tmp_path, capsys,
     assert_same(again, whole)
 
 
+def test_dropout_auxiliaries_averages_and_augmentation_resume_too(tmp_path, write_shard):
+    stamps = data.open_set([write_shard(tmp_path / "a.h5", n=30, size=33)])
+    many = {"network": "googlenet", "batch_size": 9, "epochs": 1, "ema": 0.9, "balance": True}
+    many |= {"rotation_deg": 45.0, "zoom": 0.9, "noise": 0.1, "blur_pixels": 1.0}
+    with pytest.raises(Interrupted):
+        train(stamps, tmp_path / "stopped", StopAfter(1), **many)
+    again = train(stamps, tmp_path / "stopped", **many)
+    assert_same(again, train(stamps, tmp_path / "whole", **many))
+    assert not any("auxiliar" in name for name in again.network.state_dict())
+
+
+def test_training_ends_when_patience_does(stamps, tmp_path):
+    keys = {"epochs": 9, "patience": 2, "learning_rate": 1e-12}
+    outcome = train(stamps, tmp_path / "states", **keys)
+    assert len(outcome.history) == outcome.best_epoch + 2 < 9
+    # Finished states tell the same again.
+    assert train(stamps, tmp_path / "states", **keys).history == outcome.history
+
+
+def test_head_first_then_all_from_a_trained_model(stamps, tmp_path, make_unit):
+    unit = make_unit()
+    stage.do(unit)
+    model = stage.checkpoint.load(unit.product, "cpu")
+    keys = {"epochs": 2, "head_epochs": 1, "new_head": False}
+    kept = {}
+
+    def look(folder, stop):
+        with pytest.raises(Interrupted):
+            train(stamps, folder, stop, start=model, **keys)
+        kept[folder.name] = States(folder).load(States(folder).newest_step())["network"]
+
+    look(tmp_path / "head", StopAfter(STEPS_AN_EPOCH))
+    look(tmp_path / "all", StopAfter(STEPS_AN_EPOCH + 1))
+    for name, tensor in model.network.state_dict().items():
+        assert torch.equal(tensor, kept["head"][name]) != name.startswith("head."), name
+        assert not torch.equal(tensor, kept["all"][name]), name
+
+
+def test_half_precision_on_a_cpu_is_refused(stamps, tmp_path):
+    with pytest.raises(RequestError, match=r"float16.*CPU"):
+        train(stamps, tmp_path / "states", precision="float16")
+
+
+AUGMENTATIONS = {
+    "rotation_deg": 45.0,
+    "zoom": 0.9,
+    "noise": 0.3,
+    "band_dropout": 0.1,
+}
+
+
 def test_ranks_share_a_global_batch_and_give_the_same_losses(make_unit):
     """Also: validation counts each object once, since its mean loss is the same."""
     curves = []
     for ranks in (1, 2, 3):
-        unit = make_unit(f"ranks-{ranks}", precision="float64", ranks=ranks)
+        keys = {"ranks": ranks, "epochs": 5, "batch_size": 10, "ema": 0.99, **AUGMENTATIONS}
+        unit = make_unit(f"ranks-{ranks}", precision="float64", **keys)
         stage.do(unit)
         lines = (Path(unit.task["folder"]) / "metrics.jsonl").read_text().splitlines()
         curves.append([json.loads(line) for line in lines])
         provenance = stage.checkpoint.read_header(unit.product)["provenance"]
         assert provenance["world_size"] == ranks
         assert len(provenance["devices"]) == ranks
-    assert [line["step"] for line in curves[0]] == [4, 8]
+    assert [line["step"] for line in curves[0]] == [10, 20, 30, 40, 50]
     for curve in curves[1:]:
         for line, alone in zip(curve, curves[0], strict=True):
             assert line == pytest.approx(alone, rel=0, abs=1e-9)
@@ -151,12 +202,3 @@ def test_more_ranks_than_stamps_in_a_batch_are_refused(stamps, tmp_path):
             States(tmp_path / "states"),
             Stop(),
         )
-
-
-def test_schedule_rises_to_its_peak_and_falls_to_nothing():
-    rates = [optimise.schedule(step, 100, 0.1) for step in range(100)]
-    assert rates[9] == max(rates) == 1.0
-    assert rates[0] == pytest.approx(0.1)
-    assert all(late <= early for early, late in pairwise(rates[9:]))
-    assert 0 <= rates[-1] < 1e-3
-    assert math.isfinite(optimise.schedule(0, 1, 0.0))

@@ -4,11 +4,14 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
-from lensfinder import checkpoint, runs
+from lensfinder import checkpoint, runs, shards, tables
 from lensfinder.config import Config, RunConfig, TrainConfig
 from lensfinder.errors import MismatchError, RequestError
+from lensfinder.ledger import products_of
 from lensfinder.runs import Execution
+from lensfinder.train import optimise
 
 SERIAL = Execution(engine="serial", verbosity=-1)
 
@@ -72,3 +75,131 @@ def test_what_cannot_be_trained_is_refused_before_any_pixel_is_read(
     config = configure(write_shard(tmp_path / "a.h5"), **changes)
     with pytest.raises(RequestError, match=named):
         runs.execute("train", config, tmp_path / "model", Execution(dry_run=True))
+
+
+def metrics_of(folder, suffix=""):
+    lines = (folder / f"metrics{suffix}.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_members_are_added_to_what_is_there_and_listed(tmp_path, write_shard):
+    path = write_shard(tmp_path / "a.h5")
+    folder = tmp_path / "models"
+    one = configure(path, epochs=1)
+    assert runs.execute("train", one, folder, SERIAL).done == 1
+    first = metrics_of(folder)
+    summary = runs.execute("train", configure(path, epochs=1, members=2), folder, SERIAL)
+    assert (summary.done, summary.reused) == (1, 1)
+    listed = products_of(folder, "train")
+    assert [product.name for product in listed] == [
+        "model.safetensors",
+        "model-member-2.safetensors",
+    ]
+    members = [checkpoint.load(product, "cpu") for product in listed]
+    assert members[0].model_id != members[1].model_id
+    assert [member.provenance["seed"] for member in members] == [1, 2]
+    assert metrics_of(folder) == first != metrics_of(folder, "-member-2")
+
+
+def test_sets_train_a_model_each_and_may_not_leak_into_each_other(tmp_path, write_shard):
+    paths = [write_shard(tmp_path / f"{name}.h5", seed=i) for i, name in enumerate("ab")]
+    summary = runs.execute(
+        "train", configure(paths, epochs=1, separately=True), tmp_path / "models", SERIAL
+    )
+    listed = products_of(tmp_path / "models", "train")
+    assert [product.stem for product in listed] == ["model-set-1", "model-set-2"]
+    assert summary.counts["planned"] == 2 * 84
+    leaking = write_shard(tmp_path / "c.h5", seed=2, host_id=[f"b-h{i}" for i in range(18, 108)])
+    with pytest.raises(MismatchError, match="host_id stand in both"):
+        runs.execute(
+            "train",
+            configure([*paths, leaking], separately=True),
+            tmp_path / "more",
+            Execution(dry_run=True),
+        )
+
+
+def test_folds_score_every_object_once_by_a_model_that_never_saw_it(tmp_path, write_shard):
+    hosts = [f"h{i // 2}" for i in range(90)]  # a lens and a non-lens of each
+    path = write_shard(tmp_path / "a.h5", host_id=hosts)
+    folder = tmp_path / "models"
+    summary = runs.execute("train", configure(path, epochs=1, folds=3), folder, SERIAL)
+    assert summary.exit_code == 0
+    assert "out of fold AUROC" in summary.lines[-1]
+    columns = tables.read_columns(folder / "out-of-fold.parquet")
+    pool = [f"a-{i}" for i in range(90) if i % 30 < 28]
+    assert sorted(columns["id"]) == sorted(pool), "the test split stays unseen by all"
+    assert set(columns["fold"]) == {1, 2, 3}
+    fold_of_host = {}
+    for name, fold in zip(columns["id"], columns["fold"], strict=True):
+        host = hosts[int(name.removeprefix("a-"))]
+        assert fold_of_host.setdefault(host, fold) == fold
+    for product in products_of(folder, "train"):
+        stamps = checkpoint.read_header(product)["provenance"]["stamps"]
+        assert sum(stamps.values()) == 84
+
+
+@pytest.mark.parametrize("other", ["val", "test"])
+def test_a_turned_twin_in_two_splits_is_found_and_named(tmp_path, write_shard, other):
+    path = write_shard(tmp_path / "a.h5")
+    with shards.read(path) as shard:
+        image, mask, catalog = shard.image[:], shard.mask[:], dict(shard.catalog)
+        header = shard.header
+    splits = np.asarray(catalog["split"]).astype(str)
+    of, to = np.flatnonzero(splits == "train")[4], np.flatnonzero(splits == other)[1]
+    image[to] = np.rot90(image[of], 1, axes=(1, 2))[:, :, ::-1]
+    shards.write(path, header, image, mask, catalog)
+    summary = runs.execute("train", configure(path), tmp_path / "model", SERIAL)
+    assert summary.exit_code == 4
+    (failure,) = summary.failures.values()
+    assert f"train and {other}, among them 'a-{min(of, to)}'" in failure.message
+    assert "same pixels" in failure.message
+
+
+def test_weights_to_begin_with_are_part_of_what_a_model_is_made_of(tmp_path, write_shard):
+    path = write_shard(tmp_path / "a.h5")
+    runs.execute("train", configure(path, epochs=1), tmp_path / "old", SERIAL)
+    begun = configure(path, epochs=1, init=tmp_path / "old", freeze=3, layer_decay=0.8)
+    summary = runs.execute("train", begun, tmp_path / "new", SERIAL)
+    assert summary.exit_code == 0
+    old = checkpoint.load(tmp_path / "old" / "products" / "model.safetensors", "cpu")
+    new = checkpoint.load(tmp_path / "new" / "products" / "model.safetensors", "cpu")
+    assert new.provenance["ingredients"]["init"] == old.model_id
+    assert torch.equal(new.network.stem.weight, old.network.stem.weight)
+    assert not torch.equal(new.network.head.weight, old.network.head.weight)
+    with pytest.raises(MismatchError, match="is a lensnet, and a deeplens"):
+        runs.execute(
+            "train",
+            configure(path, init=tmp_path / "old", network="deeplens"),
+            tmp_path / "x",
+            Execution(dry_run=True),
+        )
+
+
+def test_what_was_learnt_before_the_loss_became_infinite_is_kept(
+    tmp_path, write_shard, monkeypatch
+):
+    path = write_shard(tmp_path / "a.h5")
+    monkeypatch.setattr(optimise, "schedule", lambda step, *_: 1.0 if step < 3 else 1e40)
+    summary = runs.execute("train", configure(path), tmp_path / "model", SERIAL)
+    assert summary.exit_code == 2
+    (failure,) = summary.failures.values()
+    assert "no longer finite in epoch 2" in failure.message
+    assert len(list((tmp_path / "model" / "states").rglob("*.state"))) > 0
+    assert len(metrics_of(tmp_path / "model")) == 1
+    monkeypatch.undo()
+    begun = configure(path, init=tmp_path / "model" / "best-so-far.safetensors", new_head=False)
+    assert runs.execute("train", begun, tmp_path / "again", SERIAL).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("keys", "named"),
+    [
+        ({"folds": 1}, "nothing to train on"),
+        ({"freeze": 2}, "expected init"),
+        ({"balance": True, "lens_weight": 2.0}, "one of them"),
+    ],
+)
+def test_keys_that_do_not_go_together_are_refused(keys, named):
+    with pytest.raises(ValueError, match=named):
+        TrainConfig(**keys)
