@@ -199,7 +199,14 @@ def run_command(
     ] = None,
     set_: Sets = None,
     workers: Annotated[int | None, typer.Option(help="Worker processes; 0: one per core.")] = None,
-    engine: Annotated[str | None, typer.Option(help="serial | local | ADDRESS")] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="serial | local | slurm (submit jobs) | ADDRESS")
+    ] = None,
+    only: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="One stage alone, by its folder.")
+    ] = None,
+    part: Part = "1/1",
+    finish: Annotated[bool, typer.Option("--finish", help="Only merge what is done.")] = False,
     seed: Annotated[int | None, typer.Option(help="Seed of all random numbers.")] = None,
     force: Force = False,
     dry_run: DryRun = False,
@@ -210,19 +217,29 @@ def run_command(
 
     Example: lensfinder run pipelines/quickstart.toml
     """
-    from lensfinder.pipeline import run_pipeline
+    from lensfinder.pipeline import run_pipeline, submit_pipeline
 
     given = {"workers": workers, "engine": engine, "seed": seed}
     loaded = load(pipeline, set_ or (), {"run": {k: v for k, v in given.items() if v is not None}})
+    output = output or Path(pipeline.stem)
+    if loaded.run.engine == "slurm":
+        more = [f"--set={text}" for text in set_ or ()]
+        more += [f"--{key}={given[key]}" for key in ("workers", "seed") if given[key] is not None]
+        more += ["--force"] if force else []
+        for line in submit_pipeline(loaded, pipeline, output, more, only, dry_run=dry_run):
+            print(line)
+        return
     execution = Execution(
         engine=loaded.run.engine,
         workers=loaded.run.workers,
+        part=_part(part),
+        finish_only=finish,
         force=force,
         dry_run=dry_run,
         verbosity=-1 if quiet else 0,
         command=_command_line(),
     )
-    summaries = run_pipeline(loaded, output or Path(pipeline.stem), execution)
+    summaries = run_pipeline(loaded, output, execution, only)
     _conclude(summaries, as_json=json_, quiet=quiet)
 
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lensfinder import slurm
 from lensfinder.config import Config
+from lensfinder.errors import Interrupted, RequestError, nearest
 from lensfinder.parallel import Engine
 from lensfinder.runs import Execution, Summary, execute
 
+Step = tuple[str, str, Config]  # folder name, stage, configuration
 
-def chain(config: Config, output: Path) -> list[tuple[str, str, Config]]:
+
+def chain(config: Config, output: Path) -> list[Step]:
     """Lay out a pipeline: what each stage reads follows from what the others write.
 
     An input that the pipeline file names itself stays: a model of its own leaves out training,
@@ -19,10 +24,10 @@ def chain(config: Config, output: Path) -> list[tuple[str, str, Config]]:
 
     Returns
     -------
-    list of (folder name, stage, configuration)
+    list of Step
         In the order they run.
     """
-    steps: list[tuple[str, str, Config]] = []
+    steps: list[Step] = []
 
     def add(folder: str, stage: str, **keys: Any) -> Path:
         section = getattr(config, stage).model_copy(update=keys)
@@ -39,9 +44,7 @@ def chain(config: Config, output: Path) -> list[tuple[str, str, Config]]:
         if key not in config.simulate.model_fields_set
     }
     mocks = add("simulate", "simulate", **like_the_cutouts)
-    model = config.infer.model
-    if model is None:
-        model = add("train", "train", shards=config.train.shards or (mocks,))
+    model = config.infer.model or (add("train", "train", shards=config.train.shards or (mocks,)),)
     labelled = add("infer-mocks", "infer", inputs=(mocks,), model=model)
     scores = add("infer-sky", "infer", inputs=sky, model=model) if sky else None
     add(
@@ -53,22 +56,115 @@ def chain(config: Config, output: Path) -> list[tuple[str, str, Config]]:
     return steps
 
 
-def run_pipeline(config: Config, output: Path, execution: Execution) -> list[Summary]:
+def run_pipeline(
+    config: Config, output: Path, execution: Execution, only: str | None = None
+) -> list[Summary]:
     """Run the chain; a stage that could not do all its units lets the others go on.
+
+    Parameters
+    ----------
+    config : Config
+    output : Path
+        Holds a folder for each stage.
+    execution : Execution
+        A share of the units, or merging, is meant for one stage.
+    only : str, optional
+        Do this stage alone, named by its folder; those before it are taken as done.
 
     Returns
     -------
     list of Summary
         One a stage, the report's last. It ends early where a stage did nothing useful.
+
+    Raises
+    ------
+    RequestError
+        If `only` is no folder of the chain, or is missing where it is needed.
     """
+    steps = _chosen(chain(config, output), only)
+    if only is None and (execution.is_share or execution.finish_only):
+        raise RequestError(
+            "--part and --finish for a whole chain",
+            "one stage",
+            f"Add --only with one of {', '.join(folder for folder, _, _ in steps)}.",
+        )
     summaries = []
     with Engine(execution.engine, execution.workers) as engine:
-        for folder, stage, staged in chain(config, output):
+        for folder, stage, staged in steps:
             summary = execute(stage, staged, output / folder, execution, engine)
+            _tell_what_was_lost(summary)
             summaries.append(summary)
             if summary.exit_code in (1, 2, 4) or summary.counts.get("to_do"):
                 # What comes next reads this stage's products: it can't be done, nor foreseen.
                 break
-            if execution.verbosity >= 0 and not execution.dry_run and stage != "report":
+            if execution.verbosity >= 0 and not execution.dry_run and folder != steps[-1][0]:
                 print(*summary.lines, sep="\n", file=sys.stderr, flush=True)
     return summaries
+
+
+def submit_pipeline(
+    config: Config,
+    pipeline: Path,
+    output: Path,
+    more: Sequence[str],
+    only: str | None = None,
+    *,
+    dry_run: bool = False,
+) -> list[str]:
+    """Submit the chain's jobs to Slurm.
+
+    Parameters
+    ----------
+    config : Config
+    pipeline : Path
+        The file that jobs read it from.
+    output : Path
+        Holds a folder for each stage, and ``logs``.
+    more : sequence of str
+        Options that each job's command gets, too.
+    only : str, optional
+        Submit this stage alone.
+    dry_run : bool
+        Return the scripts instead of submitting them.
+
+    Returns
+    -------
+    list of str
+        Lines for a person.
+
+    Raises
+    ------
+    RequestError
+        If there is no Slurm here, or it refuses a job.
+    """
+    steps = _chosen(chain(config, output), only)
+    jobs = slurm.jobs_of(steps, output, config.slurm, slurm.run_command(pipeline, output, more))
+    if dry_run:
+        return [line for job in jobs for line in (f"# {job.name}", job.script)]
+    numbers = slurm.submit(jobs, output)
+    width = max(map(len, numbers))
+    return [
+        *(f"{name:{width}}  job {number}" for name, number in numbers.items()),
+        f"Follow them with `squeue --me` and `lensfinder status {output}`; what they say is in "
+        f"{output / 'logs'}.",
+    ]
+
+
+def _chosen(steps: list[Step], only: str | None) -> list[Step]:
+    folders = [folder for folder, _, _ in steps]
+    if only is None:
+        return steps
+    if only not in folders:
+        raise RequestError(f"--only {only}", nearest(only, folders))
+    return [steps[folders.index(only)]]
+
+
+def _tell_what_was_lost(summary: Summary) -> None:
+    """Have a share that nobody did, such as a lost task's of a job array, end in exit code 75."""
+    lost = [name for name, why in summary.failures.items() if why.reason == "not_done"]
+    if lost and summary.exit_code != 1:
+        summary.exit_code = Interrupted.exit_code
+        summary.lines.append(
+            f"{summary.stage}: {len(lost)} units were not attempted. Do them, or run the chain "
+            "again: what is done stays."
+        )

@@ -21,6 +21,7 @@ from lensfinder.config.infer import InferConfig
 from lensfinder.config.report import ReportConfig
 from lensfinder.config.run import RunConfig
 from lensfinder.config.simulate import SimulateConfig
+from lensfinder.config.slurm import SlurmConfig
 from lensfinder.config.targets import TargetsConfig
 from lensfinder.config.train import TrainConfig
 from lensfinder.errors import RequestError, nearest
@@ -34,6 +35,7 @@ __all__ = [
     "RunConfig",
     "Section",
     "SimulateConfig",
+    "SlurmConfig",
     "TargetsConfig",
     "TrainConfig",
     "load",
@@ -45,6 +47,7 @@ class Config(Section):
     """A whole pipeline file."""
 
     run: RunConfig = RunConfig()
+    slurm: SlurmConfig = SlurmConfig()
     cutout: CutoutConfig = CutoutConfig()
     simulate: SimulateConfig = SimulateConfig()
     train: TrainConfig = TrainConfig()

@@ -27,15 +27,16 @@ class RunConfig(Section):
     )
     engine: str = Field(
         "local",
-        description="serial | local (Dask on this machine) | ADDRESS of a Dask scheduler.",
+        description="serial | local (Dask on this machine) | slurm (its jobs) | ADDRESS of a Dask "
+        "scheduler.",
         json_schema_extra=NO_OUTPUT,
     )
 
     @model_validator(mode="after")
     def _known_engine(self) -> Self:
-        if self.engine not in ("serial", "local") and "://" not in self.engine:
+        if self.engine not in ("serial", "local", "slurm") and "://" not in self.engine:
             raise ValueError(
-                f"engine '{self.engine}' is unknown; expected serial, local or the address of a "
-                "Dask scheduler such as tcp://127.0.0.1:8786"
+                f"engine '{self.engine}' is unknown; expected serial, local, slurm or the address "
+                "of a Dask scheduler such as tcp://127.0.0.1:8786"
             )
         return self
