@@ -88,6 +88,11 @@ class TrainConfig(Section):
         False,
         description="An ensemble with models for each of SHARDS alone, instead of one on all.",
     )
+    stream: bool = Field(
+        False,
+        description="Train on fresh mocks in each epoch, as many as the train split has, made on "
+        "the way like those of SHARDS; val stays.",
+    )
     folds: int = Field(
         0,
         ge=0,
@@ -134,6 +139,14 @@ class TrainConfig(Section):
         ]
         if asked and self.init is None:
             raise ValueError(f"{asked[0]} is about trained weights; expected init, too")
+        with_stream = [
+            name for name in ("balance", "shuffle_block", "folds") if getattr(self, name)
+        ]
+        if self.stream and with_stream:
+            raise ValueError(
+                f"stream makes other mocks in each epoch, and {with_stream[0]} parts "
+                "those that are there; expected one of them"
+            )
         if self.balance and self.lens_weight != 1:
             raise ValueError("balance and lens_weight do the same; expected one of them")
         return self

@@ -204,12 +204,11 @@ class Pixels:
         shard_B = np.searchsorted(self._stamps.start_S, index_B, side="right") - 1
         row_B = index_B - self._stamps.start_S[shard_B]
         for i, (shard, row) in enumerate(zip(shard_B, row_B, strict=True)):
-            image_CHW, mask_CHW = (pixels[row] for pixels in self._maps[shard])
-            if augmentation_B4 is not None:
-                augmentation = Augmentation(*augmentation_B4[i])
-                image_CHW = view_onto(image_CHW, augmentation)
-                mask_CHW = view_onto(mask_CHW, augmentation)
-            image_out[i], mask_out[i] = image_CHW, mask_CHW
+            for pixels, out in zip(self._maps[shard], (image_out, mask_out), strict=True):
+                stamp_CHW = pixels[row]
+                if augmentation_B4 is not None:
+                    stamp_CHW = view_onto(stamp_CHW, Augmentation(*augmentation_B4[i]))
+                out[i] = stamp_CHW
         return image_NCHW, mask_NCHW
 
     def prints(self, index_N: Index) -> Index:
@@ -222,6 +221,38 @@ class Pixels:
                 rows = index_N[piece] - self._stamps.start_S[shard]
                 found[piece] = leakage.prints_of(image_NCHW[rows])
         return found
+
+
+def recipe_of(stamps: StampSet) -> dict[str, Any]:
+    """Return what mocks like those of all shards are made of.
+
+    Raises
+    ------
+    RequestError
+        If some shard holds no mocks, or mocks on real galaxies or from a table.
+    MismatchError
+        If they were made in different ways.
+    """
+    recipes = []
+    for path in stamps.paths:
+        with shards.read(path) as shard:
+            recipe = {k: v for k, v in shard.header.ingredients.items() if k != "range"}
+        own = sorted({"hosts", "truth"} & set(recipe))
+        if "population" not in recipe or own:
+            what = f"mocks made from {own[0]}" if own else "no mocks"
+            raise RequestError(
+                f"{path} holds {what}, which train.stream can't make more of",
+                "mocks on modelled galaxies",
+                "Leave out --stream, and simulate as many as there is room for.",
+            )
+        recipes.append(recipe)
+        if recipe != recipes[0]:
+            raise MismatchError(
+                f"{path} and {stamps.paths[0]} hold mocks of different recipes",
+                "one recipe for train.stream",
+                "Stream from the shards of one folder.",
+            )
+    return recipes[0]
 
 
 def prefetch(make: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:

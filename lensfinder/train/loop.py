@@ -26,6 +26,7 @@ from lensfinder.signals import Stop
 from lensfinder.train import augment, evaluate, optimise
 from lensfinder.train.data import Pixels, StampSet, prefetch
 from lensfinder.train.distribute import Ranks
+from lensfinder.train.fresh import FreshStamps, Share, shares_of, tensors_of
 from lensfinder.train.network import (
     EVALUATION_BATCH,
     begin,
@@ -68,6 +69,7 @@ def train(  # noqa: PLR0915 - a training loop is read top to bottom
     stop: Stop,
     *,
     start: Model | None = None,
+    fresh: FreshStamps | None = None,
     save_every_s: float = 60.0,
     on_step: Callable[[int, str], None] = lambda steps, note: None,
     on_epoch: Callable[[list[dict[str, Any]]], None] = lambda history: None,
@@ -88,6 +90,9 @@ def train(  # noqa: PLR0915 - a training loop is read top to bottom
         Says whether somebody asked us to stop; looked at after each step.
     start : Model, optional
         Whose weights to begin with.
+    fresh : FreshStamps, optional
+        What to train on instead of the train split, which then only says how many and fits the
+        pixels.
     save_every_s : float
         Seconds between saved states; one is saved at each epoch's end anyway.
     on_step : callable
@@ -152,8 +157,14 @@ def train(  # noqa: PLR0915 - a training loop is read top to bottom
             tensors = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
             states.save(step, {**position, **figures, **tensors, "average": average.state()})
 
-    def read(share_B: Index) -> tuple[torch.Tensor, ...]:
-        image_NCHW, mask_NCHW = pixels.gather(share_B, view_N4[share_B])
+    def read(share: Share) -> tuple[torch.Tensor, ...]:
+        share_B, mocks = share
+        if mocks is None:
+            image_NCHW, mask_NCHW = pixels.gather(share_B, view_N4[share_B])
+            label_B = label_N[share_B]
+        else:
+            image_NCHW, mask_NCHW = tensors_of(mocks, view_N4[share_B])
+            label_B = torch.from_numpy(mocks.label_N).to(dtype)
         extras: list[torch.Tensor] = []
         if amount_NK is not None:
             extras.append(torch.from_numpy(amount_NK[share_B]))
@@ -161,7 +172,7 @@ def train(  # noqa: PLR0915 - a training loop is read top to bottom
             shape = (len(stamps.bands), stamps.size, stamps.size)
             drawn_NCHW = augment.draw_noise(settings.seed, epoch, share_B, shape)
             extras.append(torch.from_numpy(drawn_NCHW))
-        return label_N[share_B], image_NCHW, mask_NCHW, *extras
+        return label_B, image_NCHW, mask_NCHW, *extras
 
     def see(
         image_NCHW: torch.Tensor, mask_NCHW: torch.Tensor, *extras: torch.Tensor
@@ -204,15 +215,18 @@ def train(  # noqa: PLR0915 - a training loop is read top to bottom
             frozen = settings.frozen_layers(epoch, layers)
             optimise.freeze(network, frozen)
             model = distributed(network, stamps, ranks, dtype) if ranks.world > 1 else network
-        batched = order(
-            train_N,
-            stamps.label_N[train_N] == 1,
-            batches,
-            seed=settings.seed,
-            epoch=epoch,
-            balance=settings.balance,
-            block=settings.shuffle_block,
-        )
+        if fresh is None:
+            batched = order(
+                train_N,
+                stamps.label_N[train_N] == 1,
+                batches,
+                seed=settings.seed,
+                epoch=epoch,
+                balance=settings.balance,
+                block=settings.shuffle_block,
+            )
+        else:  # as many new ones, in the order they are made
+            batched = np.array_split(np.arange(len(train_N)), batches)
         count = len(stamps.label_N)
         view_N4 = augment.draw(settings.seed, epoch, count, settings.ranges)
         amount_NK = (
@@ -220,9 +234,8 @@ def train(  # noqa: PLR0915 - a training loop is read top to bottom
             if settings.ranges.has_amounts
             else None
         )
-        shares = [ranks.share(whole_B) for whole_B in batched[batch:]]
         optimise.training_mode(model, network, frozen)
-        for label_B, *pixels_B in prefetch(read, shares):
+        for label_B, *pixels_B in prefetch(read, shares_of(batched[batch:], epoch, ranks, fresh)):
             x_NCHW = see(*pixels_B)
             if drops:  # so that a resumed training drops what an uninterrupted one does
                 torch.manual_seed(_number(settings.seed, _DROPOUT_STREAM, step, ranks.rank))

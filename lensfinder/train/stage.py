@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from lensfinder.signals import Stop
 from lensfinder.train import curve, data, distribute, evaluate, leakage, loop, transfer
 from lensfinder.train.data import StampSet
 from lensfinder.train.distribute import Ranks
+from lensfinder.train.fresh import streaming
 from lensfinder.train.network import weights_from
 from lensfinder.train.order import Index, batches_of
 from lensfinder.train.settings import Settings
@@ -47,6 +49,8 @@ def plan(config: Config, run: Run) -> Iterator[list[Unit]]:
     everything = data.open_set(_shards_of(chosen.shards))  # also: no set leaks into another
     world = distribute.world_size(chosen.ranks)
     init = _check_init(chosen, everything)
+    if chosen.stream:
+        data.recipe_of(everything)
     # Refuses an unknown network, or stamps too small for it, before anything is computed.
     networks.count_multiply_adds(chosen.network, len(everything.bands), everything.size)
     units = []
@@ -112,6 +116,7 @@ def _unit(
             "settings": {**settings, "seed": seed},
             "fold": which.get("fold"),
             "init": None if init is None else str(init[0]),
+            "stream": chosen.stream,
             "ranks": world,
             "folder": str(run.folder),
             "save_every_s": chosen.save_every_s,
@@ -207,7 +212,14 @@ def train_and_save(ranks: Ranks, stop: Stop, unit: Unit) -> None:
         )
 
     title = "train" if unit.name == _MODEL else f"train {unit.name.removeprefix(_MODEL + '-')}"
-    with Progress(title, steps, "steps", quiet=task["quiet"] or not ranks.leads) as progress:
+    with ExitStack() as stack:
+        progress = stack.enter_context(
+            Progress(title, steps, "steps", quiet=task["quiet"] or not ranks.leads)
+        )
+        fresh = None
+        if task["stream"]:
+            workers = max(1, parallel.threads() // ranks.world)
+            fresh = stack.enter_context(streaming(data.recipe_of(stamps), settings.seed, workers))
         try:
             outcome = loop.train(
                 stamps,
@@ -216,6 +228,7 @@ def train_and_save(ranks: Ranks, stop: Stop, unit: Unit) -> None:
                 states,
                 stop,
                 start=start,
+                fresh=fresh,
                 save_every_s=task["save_every_s"],
                 on_step=lambda count, note: progress.advance(count, note=note),
                 on_epoch=write_metrics,

@@ -45,7 +45,9 @@ def draw_stamps(n, seed, bands=2, size=SIZE):
 def write_shard():
     """Return a writer of a shard with a third of its stamps in val and a tenth in test."""
 
-    def write(path, n=90, seed=0, bands=("g", "r"), size=SIZE, scale=0.2, **columns):
+    def write(
+        path, n=90, seed=0, bands=("g", "r"), size=SIZE, scale=0.2, ingredients=None, **columns
+    ):
         image_NCHW, mask_NCHW, label_N = draw_stamps(n, seed, len(bands), size)
         place_N = np.arange(n) % 30
         split_N = np.where(place_N < 18, "train", np.where(place_N < 28, "val", "test"))
@@ -62,7 +64,8 @@ def write_shard():
             "source_id": [f"{path.stem}-s{i}" if label_N[i] else "" for i in range(n)],
         }
         path.parent.mkdir(parents=True, exist_ok=True)
-        header = Header("simulate", "kids", tuple(bands), scale, {"seed": seed}, {})
+        made_from = ingredients or {"seed": seed}
+        header = Header("simulate", "kids", tuple(bands), scale, made_from, {})
         shards.write(path, header, image_NCHW, mask_NCHW, {**catalog, **columns})
         return path
 

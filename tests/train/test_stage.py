@@ -8,7 +8,7 @@ import torch
 
 from lensfinder import checkpoint, runs, shards, tables
 from lensfinder.config import Config, RunConfig, TrainConfig
-from lensfinder.errors import MismatchError, RequestError
+from lensfinder.errors import LensfinderError, MismatchError, RequestError
 from lensfinder.ledger import products_of
 from lensfinder.runs import Execution
 from lensfinder.train import optimise
@@ -154,6 +154,58 @@ def test_a_turned_twin_in_two_splits_is_found_and_named(tmp_path, write_shard, o
     (failure,) = summary.failures.values()
     assert f"train and {other}, among them 'a-{min(of, to)}'" in failure.message
     assert "same pixels" in failure.message
+
+
+def recipe(seed=3):
+    """Ingredients of `simulate` for small modelled mocks."""
+    from lensfinder.simulate.planning import load_population
+
+    return {
+        "seed": seed,
+        "simulate": {
+            "bands": ["g", "r"],
+            "size": 25,
+            "val_fraction": 0.1,
+            "test_fraction": 0.2,
+        },
+        "sky": {
+            "survey": "kids",
+            "pixel_scale_arcsec": 0.2,
+            "reference_band": "r",
+            "psf_fwhm_arcsec": {"g": 0.8, "r": 0.7},
+            "sky_rms_njy": {"g": 4.0, "r": 6.3},
+        },
+        "population": load_population("general").model_dump(mode="json"),
+    }
+
+
+def test_a_stream_trains_on_other_mocks_in_each_epoch_and_any_rank_count_on_the_same(
+    tmp_path, write_shard
+):
+    path = write_shard(tmp_path / "a.h5", ingredients=recipe())
+    curves = []
+    for ranks in (1, 2):
+        folder = tmp_path / f"{ranks}"
+        chosen = configure(path, stream=True, ranks=ranks, epochs=1, learning_rate=1e-9)
+        assert runs.execute("train", chosen, folder, SERIAL).exit_code == 0
+        curves += metrics_of(folder)
+    assert curves[0]["train_loss"] == pytest.approx(curves[1]["train_loss"], rel=1e-5)
+    still = configure(path, epochs=1, learning_rate=1e-9)
+    runs.execute("train", still, tmp_path / "shards", SERIAL)
+    (line,) = metrics_of(tmp_path / "shards")
+    assert line["train_loss"] != pytest.approx(curves[0]["train_loss"], rel=1e-3)
+    assert line["val_loss"] == pytest.approx(curves[0]["val_loss"], rel=1e-3)
+
+
+def test_only_mocks_on_modelled_galaxies_are_streamed(tmp_path, write_shard):
+    painted = write_shard(tmp_path / "p.h5", ingredients={**recipe(), "hosts": []})
+    others = write_shard(tmp_path / "o.h5", seed=1, ingredients=recipe(seed=4))
+    plain = write_shard(tmp_path / "a.h5", seed=2, ingredients=recipe())
+    for paths, named in (([painted], "made from hosts"), ([plain, others], "different recipes")):
+        with pytest.raises(LensfinderError, match=named):
+            runs.execute(
+                "train", configure(paths, stream=True), tmp_path / "m", Execution(dry_run=True)
+            )
 
 
 def test_weights_to_begin_with_are_part_of_what_a_model_is_made_of(tmp_path, write_shard):
