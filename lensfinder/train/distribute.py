@@ -175,7 +175,9 @@ def _meeting_point(folder: Path, name: str) -> str:
     """Return where ranks of torchrun or srun find each other."""
     if "MASTER_ADDR" in os.environ:
         return "env://"
-    step = f"{os.environ['SLURM_JOB_ID']}.{os.environ['SLURM_STEP_ID']}.{name}"
+    # A job that is queued again has the same numbers; its killed ranks left their file behind.
+    start = os.environ.get("SLURM_RESTART_COUNT", "0")
+    step = f"{os.environ['SLURM_JOB_ID']}.{os.environ['SLURM_STEP_ID']}.{start}.{name}"
     folder.mkdir(parents=True, exist_ok=True)
     return f"file://{folder.resolve()}/.ranks.{step}.tmp"
 
