@@ -45,6 +45,12 @@ class SimulateConfig(Section):
         description="Catalogue of known lenses; hosts within 5 arcsec of one are left out.",
         json_schema_extra=INPUT,
     )
+    truth: InputPath | None = Field(
+        None,
+        description="Render exactly the systems of this table (Parquet, CSV, ECSV, FITS): a "
+        "truth.parquet, or lenses of your own.",
+        json_schema_extra={"flag": "--from", **INPUT},
+    )
     val_fraction: Fraction = Field(0.1, description="Share of the validation split.")
     test_fraction: Fraction = Field(0.2, description="Share of the test split.")
     unit_size: int = Field(

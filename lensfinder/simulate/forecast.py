@@ -33,7 +33,7 @@ _AB_ZERO_POINT_NJY = 31.4
 _FWHM_PER_SIGMA = 2 * math.sqrt(2 * math.log(2))
 # Total magnification of a point source in multiples of theta_E / beta: 2 behind a singular
 # isothermal sphere, more behind ellipses, whose caustics reach farther.
-_MAGNIFICATION = 2.3
+_MAGNIFICATION = 2.5
 # A de Vaucouleurs profile: surface brightness at R_e is M + 5 log10(R_e) + this, and it falls
 # with 2.5 b / ln 10 (R / R_e)^(1/4), b = 7.669 (Graham & Driver 2005, PASA 22, 118).
 _DEVAUCOULEURS_AT_RE, _DEVAUCOULEURS_SLOPE = 3.388, 8.327
@@ -106,6 +106,8 @@ class Selection(Section):
     snr_low: Positive
     magnification_low: Annotated[float, Field(ge=1)]
     seeing_arcsec: Positive
+    # Of the seeing's logarithm, from field to field.
+    seeing_scatter: Annotated[float, Field(ge=0, le=1)]
     # Noise of a square arcsecond of sky, and the sky's brightness, for the lens's own shot noise.
     sky_rms_njy_per_arcsec: Positive
     sky_mag_per_arcsec2: Finite
@@ -245,7 +247,8 @@ def discovered(rng: np.random.Generator, systems: Systems, forecast: Forecast) -
     rule, theta_e, r_s = forecast.selection, systems.theta_e_arcsec, systems.r_e_source_arcsec
     magnification = _MAGNIFICATION / np.hypot(systems.beta_over_theta_e, r_s / theta_e)
     # A source and the arc it makes as Gaussians: the area over which noise counts.
-    psf2, source2 = (rule.seeing_arcsec / _FWHM_PER_SIGMA) ** 2, (r_s / 1.4) ** 2
+    seeing = rule.seeing_arcsec * np.exp(rule.seeing_scatter * rng.standard_normal(len(r_s)))
+    psf2, source2 = (seeing / _FWHM_PER_SIGMA) ** 2, (r_s / 1.4) ** 2
     area = 4 * math.pi * np.sqrt((psf2 + source2) * (psf2 + magnification**2 * source2))
     flux = 10 ** (0.4 * (_AB_ZERO_POINT_NJY - systems.mag_source_r)) * magnification
     relative = (theta_e / systems.r_e_arcsec) ** 0.25 - 1
@@ -260,8 +263,8 @@ def discovered(rng: np.random.Generator, systems: Systems, forecast: Forecast) -
     return systems.take(
         (flux > rule.snr_low * noise)
         & (magnification > rule.magnification_low)
-        & (magnification * r_s > rule.seeing_arcsec)
-        & (2 * theta_e**2 >= (2 * r_s) ** 2 + rule.seeing_arcsec**2)
+        & (magnification * r_s > seeing)
+        & (2 * theta_e**2 >= (2 * r_s) ** 2 + seeing**2)
     )
 
 

@@ -72,10 +72,10 @@ def _lens(row: Row, population: Population, bands: Bands, rng: Rng) -> None:
 
 
 def _clump_sigma_arcsec(source: Source, r_e_arcsec: float, rng: Rng) -> float:
-    if source.clump_sigma_arcsec is not None:
-        return source.clump_sigma_arcsec.sample(rng)
-    assert source.clump_sigma_in_r_e is not None
-    return max(r_e_arcsec * source.clump_sigma_in_r_e.sample(rng), 1e-3)
+    if source.clump_sigma_in_r_e is not None:
+        return max(r_e_arcsec * source.clump_sigma_in_r_e.sample(rng), 1e-3)
+    assert source.clump_sigma_arcsec is not None
+    return source.clump_sigma_arcsec.sample(rng)
 
 
 def inside_cut(beta_arcsec: float, azimuth_rad: float, theta_e_arcsec: float, q: float) -> bool:
@@ -233,6 +233,7 @@ def _artefact(row: Row, population: Population, bands: Bands, rng: Rng) -> None:
             row[f"mag_artefact_{band}"] = mag_r + colour
     elif row["artefact"] == "trail":
         row["artefact_snr"] = recipe.trail_snr.sample(rng)
+        row["artefact_distance_arcsec"] = recipe.trail_distance_arcsec.sample(rng)
     else:
         row["artefact_snr"] = recipe.cosmic_ray_snr.sample(rng)
         row["artefact_count"] = float(max(round(recipe.cosmic_ray_count.sample(rng)), 1))

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from lensfinder import schema
+from lensfinder.simulate.artefacts import artefact
 from lensfinder.simulate.families import Row
 from lensfinder.simulate.observation import Observation
 from lensfinder.simulate.population import (
     draw,
     draw_conditions,
+    draw_members,
     draw_surroundings,
     generator,
+    join_fields,
 )
 from lensfinder.simulate.recipe import Population
 from lensfinder.simulate.render import CHUNK, add_noise, render
 from lensfinder.simulate.splits import split_of
+
+# Images of some mocks, (N, C, H, W) in nJy, and what was measured on them.
+Chunk = tuple[np.ndarray, dict[str, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -117,57 +124,121 @@ def make_modelled(setting: Setting, indices: range, prefix: str = "mock") -> Moc
     """
     if indices.start % CHUNK or indices.step != 1:
         raise ValueError(f"{indices} does not start with a chunk of {CHUNK}")
-    population, observation, sky = setting.population, setting.observation, setting.sky
-    bands, seed = observation.bands, setting.seed
-    rows: list[Row] = []
-    images, truths = [], []
-    for first in range(indices.start, indices.stop, CHUNK):
-        # The last chunk is rendered whole, so that its mocks don't change as the count grows.
-        chunk = range(first, first + CHUNK)
-        drawn: list[Row] = [
-            {
-                **draw(population, bands, seed, i),
-                **draw_conditions(population, sky.psf_fwhm_arcsec, sky.sky_rms_njy, seed, i),
-            }
-            for i in chunk
-        ]
-        surroundings = [
-            draw_surroundings(
-                population, bands, int(row["surroundings_seed"]), observation.half_width_arcsec
-            )
-            for row in drawn
-        ]
-        rendered = render(drawn, surroundings, observation)
-        image = add_noise(
-            rendered.background_NCHW + rendered.feature_NCHW,
-            drawn,
-            observation,
-            [generator(seed, 4, i) for i in chunk],
-        )
-        wanted = min(indices.stop - first, CHUNK)
-        rows += drawn[:wanted]
-        images.append(image[:wanted])
-        truths.append({name: values[:wanted] for name, values in rendered.truth.items()})
-    image_NCHW = np.concatenate(images)
+    # The last chunk is rendered whole, so that its mocks don't change as the count grows.
+    whole = range(indices.start, indices.start + -(-len(indices) // CHUNK) * CHUNK)
+    rows = [modelled_row(setting, setting.seed, i) for i in whole]
+    image_NCHW, truth = observe(rows, setting, [(setting.seed, i) for i in whole])
     ids = [mock_id(i, prefix) for i in indices]
+    shares = setting.val_fraction, setting.test_fraction
+    contract = contract_columns(
+        ids,
+        host_id=[f"host-{name}" for name in ids],
+        split=[split_of(f"host-{name}", *shares) for name in ids],
+        noise=[(setting.seed, i) for i in indices],
+        has_source=[row["kind"] == "lens" for row in rows[: len(ids)]],
+    )
+    return assemble(image_NCHW, None, rows[: len(ids)], truth, contract)
+
+
+def modelled_row(setting: Setting, seed: int, index: int) -> Row:
+    """All that there is to know of a modelled mock, as precise as it is stored."""
+    population, sky = setting.population, setting.sky
+    conditions = draw_conditions(population, sky.psf_fwhm_arcsec, sky.sky_rms_njy, seed, index)
+    return as_stored({**draw(population, setting.observation.bands, seed, index), **conditions})
+
+
+def assemble(
+    image_NCHW: np.ndarray,
+    mask_NCHW: np.ndarray | None,
+    rows: Sequence[Row],
+    truth: Mapping[str, np.ndarray],
+    contract: Mapping[str, np.ndarray],
+) -> Mocks:
+    """Put mocks together; what was rendered beyond `rows` to fill a chunk is left out.
+
+    Parameters
+    ----------
+    mask_NCHW : None: all pixels are good
+    truth : as measured by `render`
+    contract : as from `contract_columns`
+    """
+    count = len(rows)
+    image_NCHW = image_NCHW[:count]
     columns = {
-        **_as_columns(rows),
-        **{name: np.concatenate([truth[name] for truth in truths]) for name in truths[0]},
-        **contract_columns(
-            ids,
-            host_id=[f"host-{name}" for name in ids],
-            split=[
-                split_of(f"host-{name}", setting.val_fraction, setting.test_fraction)
-                for name in ids
-            ],
-            has_source=[row["kind"] == "lens" for row in rows],
-        ),
+        **{name: np.array([row[name] for row in rows]) for name in rows[0]},
+        **{name: values[:count] for name, values in truth.items()},
+        **contract,
     }
-    return Mocks(image_NCHW, np.zeros(image_NCHW.shape, dtype=np.uint8), columns)
+    if mask_NCHW is None:
+        mask_NCHW = np.zeros(image_NCHW.shape, dtype=np.uint8)
+    return Mocks(image_NCHW, mask_NCHW, columns)
 
 
-def _as_columns(rows: list[Row]) -> dict[str, np.ndarray]:
-    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+def as_stored(row: Row) -> Row:
+    """A row as precise as its columns are in a file, so that it renders the same when read back."""
+    rounded = dict(row)
+    for name, value in row.items():
+        known = schema.column(name)
+        if known is not None and known.dtype == "float32" and not isinstance(value, str):
+            rounded[name] = float(np.float32(value))
+    return rounded
+
+
+def in_chunks(
+    make: Callable[[slice, list[np.random.Generator]], Chunk], noise: Sequence[tuple[int, int]]
+) -> Chunk:
+    """Make any number of mocks, a chunk at a time.
+
+    Parameters
+    ----------
+    make : image and truth of a range of them, with a generator each for their noise
+    noise : seed and index of each mock's noise
+    """
+    images, truths = [], []
+    for first in range(0, len(noise), CHUNK):
+        chunk = slice(first, first + CHUNK)
+        image, truth = make(chunk, [generator(seed, 4, index) for seed, index in noise[chunk]])
+        images.append(image)
+        truths.append(truth)
+    joined = {name: np.concatenate([truth[name] for truth in truths]) for name in truths[0]}
+    return np.concatenate(images), joined
+
+
+def observe(rows: Sequence[Row], setting: Setting, noise: Sequence[tuple[int, int]]) -> Chunk:
+    """Render any number of modelled mocks; `noise` is seed and index of each."""
+    return in_chunks(lambda chunk, rngs: observe_chunk(rows[chunk], setting, rngs), noise)
+
+
+def observe_chunk(
+    rows: Sequence[Row], setting: Setting, generators: Sequence[np.random.Generator]
+) -> Chunk:
+    """Render a chunk of modelled mocks with all that surrounds them, and its noise.
+
+    Parameters
+    ----------
+    rows : up to 64, with their conditions
+    generators : one for each row, for its noise
+
+    Returns
+    -------
+    image_NCHW : float32, nJy
+    truth : as in `render.Rendered`
+    """
+    population, observation = setting.population, setting.observation
+    bands, half_width = observation.bands, observation.half_width_arcsec
+    surroundings = [
+        join_fields(
+            draw_surroundings(population, bands, row["surroundings_seed"], half_width),
+            draw_members(population, bands, row),
+        )
+        for row in rows
+    ]
+    rendered = render(rows, surroundings, observation)
+    scene_NCHW = rendered.background_NCHW + rendered.feature_NCHW
+    for k, row in enumerate(rows):
+        if row["artefact"]:
+            scene_NCHW[k] += artefact(row, observation)
+    return add_noise(scene_NCHW, rows, observation, generators), rendered.truth
 
 
 def contract_columns(
@@ -175,6 +246,7 @@ def contract_columns(
     *,
     host_id: list[str],
     split: list[str],
+    noise: Sequence[tuple[int, int]],
     has_source: list[bool],
     place: Mapping[str, Any] | None = None,
 ) -> dict[str, np.ndarray]:
@@ -183,6 +255,7 @@ def contract_columns(
     Parameters
     ----------
     ids, host_id, split : of each mock
+    noise : seed and index of each mock's noise, by which it can be made again
     has_source : whether a lensed source is in it; its id is the mock's own, so never shared
     place : ra, dec, tile, x, y and flags of real hosts; modelled ones are nowhere
     """
@@ -203,4 +276,6 @@ def contract_columns(
         "split": np.array(split),
         "host_id": np.array(host_id),
         "source_id": np.array(sources),
+        "noise_seed": np.array([seed for seed, _ in noise], dtype=np.int64),
+        "noise_index": np.array([index for _, index in noise], dtype=np.int64),
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,19 @@ from lensfinder.errors import MismatchError, RequestError
 from lensfinder.ledger import products_of
 from lensfinder.simulate import hosts
 from lensfinder.simulate.families import Row
-from lensfinder.simulate.mocks import Mocks, Setting, contract_columns, mock_id
+from lensfinder.simulate.mocks import (
+    Chunk,
+    Mocks,
+    Setting,
+    as_stored,
+    assemble,
+    contract_columns,
+    in_chunks,
+    mock_id,
+)
 from lensfinder.simulate.observation import Observation
-from lensfinder.simulate.population import generator
-from lensfinder.simulate.render import CHUNK
 from lensfinder.simulate.splits import fraction_of, sky_cell, split_of
+from lensfinder.simulate.truth import Truth
 
 _APERTURE_SIGMA_ARCSEC = 1.2
 
@@ -36,7 +44,7 @@ class Host:
 
 
 def find_hosts(
-    config: SimulateConfig, bands: tuple[str, ...], pixel_scale_arcsec: float
+    config: SimulateConfig, bands: tuple[str, ...], pixel_scale_arcsec: float, size: int
 ) -> tuple[list[Host], list[dict[str, Any]]]:
     """List the usable hosts of a cutout folder in an order that owes nothing to the folder.
 
@@ -65,7 +73,7 @@ def find_hosts(
                 path,
                 header,
                 size=shard.size,
-                wanted_size=config.size,
+                wanted_size=size,
                 bands=bands,
                 pixel_scale_arcsec=pixel_scale_arcsec,
             )
@@ -133,45 +141,59 @@ def make_painted(
     """
     observation, seed = setting.observation, setting.seed
     pixels, catalog = _read(chosen, observation)
-    rows: list[Row] = []
-    images, truths = [], []
-    for start in range(0, len(indices), CHUNK):
-        part = range(start, min(start + CHUNK, len(indices)))
-        drawn = [
+    rows = [
+        as_stored(
             _draw_row(
-                chosen[k],
+                host,
                 pixels["image"][k],
                 pixels["mask"][k] == 0,
                 catalog[k],
                 setting,
                 indices[k],
             )
-            for k in part
-        ]
-        noise = [generator(seed, 4, indices[k]) for k in part]
-        stamps = pixels["image"][part.start : part.stop]
-        image, truth = hosts.paint(stamps, drawn, observation, noise)
-        rows += drawn
-        images.append(image)
-        truths.append(truth)
-    place = {
-        name: np.array([entry[name] for entry in catalog])
-        for name in ("ra", "dec", "tile", "x", "y", "flags")
-    }
-    columns = {
-        **{name: np.array([row[name] for row in rows]) for name in rows[0]},
-        **{name: np.concatenate([truth[name] for truth in truths]) for name in truths[0]},
-        **contract_columns(
-            [mock_id(i, prefix) for i in indices],
-            host_id=[host.host_id for host in chosen],
-            split=[
-                split_of(host.cell, setting.val_fraction, setting.test_fraction) for host in chosen
-            ],
-            has_source=[row["kind"] == "lens" for row in rows],
-            place=place,
-        ),
-    }
-    return Mocks(np.concatenate(images), pixels["mask"], columns)
+        )
+        for k, host in enumerate(chosen)
+    ]
+    noise = [(seed, index) for index in indices]
+    image_NCHW, truth = _paint(pixels["image"], rows, observation, noise)
+    contract = contract_columns(
+        [mock_id(i, prefix) for i in indices],
+        host_id=[host.host_id for host in chosen],
+        split=[split_of(host.cell, setting.val_fraction, setting.test_fraction) for host in chosen],
+        noise=noise,
+        has_source=[row["kind"] == "lens" for row in rows],
+        place=_place(catalog),
+    )
+    return assemble(image_NCHW, pixels["mask"], rows, truth, contract)
+
+
+def repaint(chosen: Sequence[Host], truth: Truth, setting: Setting, which: range) -> Mocks:
+    """Paint some rows of a table on their hosts.
+
+    Parameters
+    ----------
+    chosen : host of each of these rows
+    """
+    pixels, catalog = _read(chosen, setting.observation)
+    rows, contract, noise = truth.part(which)
+    image_NCHW, measured = _paint(pixels["image"], rows, setting.observation, noise)
+    return assemble(image_NCHW, pixels["mask"], rows, measured, contract | _place(catalog))
+
+
+def _place(catalog: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    names = ("ra", "dec", "tile", "x", "y", "flags")
+    return {name: np.array([entry[name] for entry in catalog]) for name in names}
+
+
+def _paint(
+    host_NCHW: np.ndarray,
+    rows: Sequence[Row],
+    observation: Observation,
+    noise: Sequence[tuple[int, int]],
+) -> Chunk:
+    return in_chunks(
+        lambda chunk, rngs: hosts.paint(host_NCHW[chunk], rows[chunk], observation, rngs), noise
+    )
 
 
 def _read(

@@ -18,6 +18,8 @@ from lensfinder.simulate.families import Row, colours_minus_r
 from lensfinder.simulate.kinds import DRAW, MAX_CLUMPS, MAX_COMPANIONS
 from lensfinder.simulate.recipe import Population
 
+Field = dict[str, np.ndarray]
+
 # Keeps the random numbers of this stage apart from those of others with the same seed.
 STAGE_KEY = 0x51A0
 
@@ -125,14 +127,19 @@ def draw(
     row["centre_x_arcsec"], row["centre_y_arcsec"] = rng.normal(0, scatter, 2).tolist()
     row["surroundings_seed"] = int(rng.integers(2**32))
     DRAW[kind](row, population, bands, rng)
+    add_total_magnitudes(row, bands)
+    return row
+
+
+def add_total_magnitudes(row: Row, bands: tuple[str, ...]) -> None:
+    """Write the magnitude of bulge and disc together, in place; NaN without either."""
     for band in bands:
         flux = sum(
             10 ** (-0.4 * magnitude)
             for part in ("bulge", "disc")
             if math.isfinite(magnitude := float(row[f"mag_{part}_{band}"]))
         )
-        row[f"mag_{band}"] = -2.5 * math.log10(flux)
-    return row
+        row[f"mag_{band}"] = -2.5 * math.log10(flux) if flux else math.nan
 
 
 def draw_conditions(
@@ -158,18 +165,23 @@ def draw_conditions(
     for band, fwhm in psf_fwhm_arcsec.items():
         psf, sky = rng.normal(0, (scatter.psf_scatter, scatter.sky_scatter)).clip(-0.5, 0.5)
         result[f"psf_fwhm_{band}_arcsec"] = fwhm * math.exp(psf)
-        result[f"sky_rms_{band}_njy"] = sky_rms_njy[band] * math.exp(sky)
+        result[f"sky_rms_{band}_njy"] = (
+            sky_rms_njy[band] * math.exp(sky) / math.sqrt(scatter.epochs)
+        )
     return result
 
 
 def draw_surroundings(
-    population: Population, bands: tuple[str, ...], surroundings_seed: int, half_width_arcsec: float
-) -> dict[str, np.ndarray]:
+    population: Population,
+    bands: tuple[str, ...],
+    surroundings_seed: float | str,
+    half_width_arcsec: float,
+) -> Field:
     """Field galaxies and stars of one stamp.
 
     Parameters
     ----------
-    surroundings_seed : of the row
+    surroundings_seed : of the row; NaN: nothing is near
     half_width_arcsec : objects fall anywhere in a square of twice this width about the target
 
     Returns
@@ -177,7 +189,9 @@ def draw_surroundings(
     field : x_arcsec, y_arcsec, re_arcsec (0 for a star), n, q, phi_rad of shape (K,), and
         flux_njy of shape (K, bands)
     """
-    rng = generator(surroundings_seed, 3)
+    if math.isnan(float(surroundings_seed)):
+        return _field(np.zeros((0, 6)), np.zeros((0, len(bands))))
+    rng = generator(int(surroundings_seed), 3)
     recipe = population.surroundings
     count = int(rng.poisson(recipe.density_per_arcmin2 * (2 * half_width_arcsec / 60) ** 2))
     table = np.zeros((count, 6))
@@ -204,8 +218,46 @@ def draw_surroundings(
         table[k] = x, y, size, n, q, phi
         colours = colours_minus_r(population, track, bands, z, rng)
         flux_njy[k] = [10 ** (-0.4 * (mag_r + c - 31.4)) for c in colours]
+    return _field(table, flux_njy)
+
+
+def draw_members(population: Population, bands: tuple[str, ...], row: Row) -> Field:
+    """The other members of a group, about its first; nobody about any other kind.
+
+    Returns
+    -------
+    field : as `draw_surroundings`
+    """
+    recipe = population.group
+    if row["kind"] != "group" or recipe is None:
+        return _field(np.zeros((0, 6)), np.zeros((0, len(bands))))
+    rng = generator(int(row["surroundings_seed"]), 8)
+    count, z = round(float(row["group_count"])), float(row["z_galaxy"])
+    # The first in r; without r, the reddest band that there is stands in.
+    first = float(row["mag_bulge_r" if "r" in bands else f"mag_bulge_{bands[-1]}"])
+    table, flux_njy = np.zeros((count, 6)), np.zeros((count, len(bands)))
+    for k in range(count):
+        distance, azimuth = recipe.distance_arcsec.sample(rng), rng.uniform(0, 2 * math.pi)
+        fainter = recipe.mag_difference.sample(rng)
+        is_early = rng.random() < recipe.early_type_fraction
+        track = population.colours.early_type if is_early else population.colours.late_type
+        size = float(row["bulge_re_arcsec"]) * 10 ** (-0.2 * fainter + rng.normal(0, 0.1))
+        x, y = distance * math.cos(azimuth), distance * math.sin(azimuth)
+        q, phi = population.surroundings.q.sample(rng), rng.uniform(0, math.pi)
+        table[k] = x, y, max(size, 0.1), 3.5 if is_early else 1.0, q, phi
+        colours = colours_minus_r(population, track, bands, z, rng)
+        flux_njy[k] = [10 ** (-0.4 * (first + fainter + c - 31.4)) for c in colours]
+    return _field(table, flux_njy)
+
+
+def join_fields(*fields: Field) -> Field:
+    """Several fields as one."""
+    return {name: np.concatenate([field[name] for field in fields]) for name in fields[0]}
+
+
+def _field(table_K6: np.ndarray, flux_njy: np.ndarray) -> Field:
     names = ("x_arcsec", "y_arcsec", "re_arcsec", "n", "q", "phi_rad")
-    return {name: table[:, i] for i, name in enumerate(names)} | {"flux_njy": flux_njy}
+    return {name: table_K6[:, i] for i, name in enumerate(names)} | {"flux_njy": flux_njy}
 
 
 def _negative_kind(population: Population, rng: np.random.Generator) -> str:

@@ -46,6 +46,13 @@ def compose(image_CYX: np.ndarray, sky_rms_njy_C: np.ndarray, stretch: str) -> n
     return result
 
 
+def choose(kind_N: np.ndarray, lenses: int = 20, each: int = 10) -> np.ndarray:
+    """Rows worth a look: some lenses first, then a line of each kind of negative, by name."""
+    parts = [np.flatnonzero(kind_N == "lens")[:lenses]]
+    parts += [np.flatnonzero(kind_N == kind)[:each] for kind in sorted({*kind_N} - {"lens"})]
+    return np.concatenate(parts)
+
+
 def caption(truth: Mapping[str, Any], band: str) -> str:
     """Two short lines about a mock."""
     first, magnitude = str(truth["kind"]), truth[f"mag_{band}"]

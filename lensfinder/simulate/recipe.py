@@ -122,6 +122,11 @@ def parse(text: str, origin: str) -> Population:
         raise RecipeError(f"{origin} has {len(lines)} error(s):\n  {problems}") from error
 
 
+# Tables of which a recipe takes all from its base or nothing: shares, and what says how many
+# pixels of which survey.
+_WHOLE = ("negatives", "sky_fraction", "stamps")
+
+
 def _whole(text: str, origin: str) -> dict[str, Any]:
     """Recipe text as a document, laid over the recipe that it names as its base."""
     document = tomllib.loads(text)
@@ -145,7 +150,7 @@ def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     for key, value in above.items():
         old = below.get(key)
         mixes = isinstance(old, dict) and isinstance(value, dict)
-        if mixes and key not in ("negatives", "sky_fraction") and "distribution" not in value:
+        if mixes and key not in _WHOLE and not {"distribution", "sed"} & {*value}:
             joined[key] = _laid_over(old or {}, value)
         else:
             joined[key] = value

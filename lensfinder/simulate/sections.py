@@ -55,6 +55,8 @@ class Hosts(Section):
 class Conditions(Section):
     """Scatter of the observing conditions from one mock to the next."""
 
+    # Exposures of the survey's typical depth that are averaged into an image.
+    epochs: Annotated[int, Field(ge=1, le=10000)] = 1
     psf_scatter: Annotated[float, Field(ge=0, le=0.5)]
     sky_scatter: Annotated[float, Field(ge=0, le=0.5)]
     centroid_scatter_arcsec: Annotated[float, Field(ge=0, le=2)]
@@ -105,13 +107,14 @@ class Source(Section):
     clump_count: Count
     clump_fraction: Fraction
     clump_sigma_arcsec: Length | None = None
+    # Takes the place of clump_sigma_arcsec where it is given.
     clump_sigma_in_r_e: Fraction | None = None
     clump_distance_in_r_e: Length
 
     @model_validator(mode="after")
-    def _one_size(self) -> Self:
-        if (self.clump_sigma_arcsec is None) == (self.clump_sigma_in_r_e is None):
-            raise ValueError("expected either clump_sigma_arcsec or clump_sigma_in_r_e")
+    def _some_size(self) -> Self:
+        if self.clump_sigma_arcsec is None and self.clump_sigma_in_r_e is None:
+            raise ValueError("expected clump_sigma_arcsec or clump_sigma_in_r_e")
         return self
 
 
@@ -206,6 +209,7 @@ class Artefact(Section):
     star_mag_r: Magnitude
     # Of a trail at its ridge, over the noise of a sky pixel.
     trail_snr: SignalToNoise
+    trail_distance_arcsec: Length
     cosmic_ray_count: Count
     cosmic_ray_length_pixels: Annotated[Distribution, within(0.5, 100)]
     cosmic_ray_snr: SignalToNoise

@@ -7,100 +7,52 @@ seed and its index alone, so units can be done anywhere and in any order.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lensfinder import shards, survey
+import numpy as np
+
+from lensfinder import shards, tables
 from lensfinder.commit import commit
 from lensfinder.config import Config
 from lensfinder.errors import RequestError
 from lensfinder.ledger import close_ledger
-from lensfinder.runs import Receipt, Run, Summary, Unit, fingerprint, ingredients
-from lensfinder.simulate import recipe
+from lensfinder.runs import Receipt, Run, Summary, Unit, ingredients
 from lensfinder.simulate.distributions import RecipeError
-from lensfinder.simulate.population import check_bands
+from lensfinder.simulate.planning import load_population, plan_request
 
 if TYPE_CHECKING:
-    from lensfinder.simulate.painting import Host
+    from lensfinder.simulate.mocks import Mocks, Setting
 
-_VERSION = 2
+__all__ = ["do", "finish", "load_population", "made_from", "plan", "prove"]
+
+_VERSION = 3
 PREVIEW = "preview.png"
-_PREVIEW_COUNT = 40
-
-
-def load_population(name: str) -> recipe.Population:
-    """Read a recipe by name, or from a TOML file.
-
-    Raises
-    ------
-    RequestError
-        if there is none, or with everything that is wrong in it
-    """
-    try:
-        if not name.endswith(".toml"):
-            return recipe.parse(recipe.shipped_text(name), f"population '{name}'")
-        return recipe.parse(Path(name).read_text(encoding="utf-8"), name)
-    except RecipeError as error:
-        raise RequestError(str(error)) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"population {name} can't be read: {error}") from error
+TRUTH = "truth.parquet"
 
 
 def plan(config: Config, run: Run) -> Iterator[list[Unit]]:
-    """Yield the units: ranges of object indices."""
-    chosen = config.simulate
-    this = survey.load(config.run.survey)
-    bands = this.choose_bands(chosen.bands)
-    population = load_population(chosen.population)
-    try:
-        check_bands(population, bands)
-    except RecipeError as error:
-        raise RequestError(str(error)) from error
-    sky = {
-        "survey": this.name,
-        "pixel_scale_arcsec": this.pixel_scale_arcsec,
-        "reference_band": this.reference_of(bands),
-        "psf_fwhm_arcsec": {band: this.psf_fwhm_arcsec[band] for band in bands},
-        "sky_rms_njy": {band: this.sky_rms_njy[band] for band in bands},
-    }
-    keys = {
-        "bands": list(bands),
-        "size": chosen.size,
-        "val_fraction": chosen.val_fraction,
-        "test_fraction": chosen.test_fraction,
-    }
-    inputs: dict[str, Any] = {
-        "seed": config.run.seed,
-        "sky": sky,
-        "population": population.model_dump(mode="json"),
-    }
-    hosts: list[Host] = []
-    if chosen.hosts is not None:
-        # Imported here because it brings torch along, which planning of modelled mocks spares.
-        from lensfinder.simulate.painting import find_hosts
-
-        hosts, inputs["hosts"] = find_hosts(chosen, bands, this.pixel_scale_arcsec)
-        # Which hosts there are decides which one an index gets; known lenses are none of them.
-        inputs["host_list"] = fingerprint({"ids": [host.host_id for host in hosts]})
+    """Yield the units: ranges of object indices, or of rows of a table of truth."""
+    request = plan_request(config)
+    run.notices += request.notices
     units = []
-    for first in range(0, chosen.count, chosen.unit_size):
-        last = min(first + chosen.unit_size, chosen.count)
+    for first in range(0, request.count, config.simulate.unit_size):
+        last = min(first + config.simulate.unit_size, request.count)
         name = f"mock-{first:08d}-{last:08d}"
-        task: dict[str, Any] = {"provenance": run.provenance}
-        if hosts:
-            task["hosts"] = [asdict(hosts[i % len(hosts)]) for i in range(first, last)]
         units.append(
             Unit(
                 stage="simulate",
                 name=name,
                 product=run.product(f"{name}.h5"),
-                ingredients=ingredients("simulate", _VERSION, keys, range=[first, last], **inputs),
-                task=task,
+                ingredients=ingredients(
+                    "simulate", _VERSION, request.keys, range=[first, last], **request.inputs
+                ),
+                task={"provenance": run.provenance, **request.task(first, last)},
                 planned=last - first,
             )
         )
     run.units = run.share(units)
+    run.notes["reference_band"] = request.inputs["sky"]["reference_band"]
     yield run.units
 
 
@@ -108,19 +60,14 @@ def do(unit: Unit) -> Receipt:
     """Make the mocks of one range, on one thread whatever is at hand."""
     import torch
 
-    from lensfinder.simulate.mocks import Setting, make_modelled
+    from lensfinder.simulate.mocks import Setting
 
     made_from, task = unit.ingredients, unit.task
-    setting, indices = Setting.of(made_from), range(*made_from["range"])
+    setting = Setting.of(made_from)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        if "hosts" in task:
-            from lensfinder.simulate.painting import Host, make_painted
-
-            mocks = make_painted([Host(**host) for host in task["hosts"]], setting, indices)
-        else:
-            mocks = make_modelled(setting, indices)
+        mocks = _make(unit, setting)
     except RecipeError as error:
         raise RequestError(str(error)) from error
     finally:
@@ -148,6 +95,27 @@ def do(unit: Unit) -> Receipt:
     return Receipt(count, count)
 
 
+def _make(unit: Unit, setting: Setting) -> Mocks:
+    """Draw or look up the systems of a unit and render them."""
+    from lensfinder.simulate import mocks, truth
+
+    task, which = unit.task, range(*unit.ingredients["range"])
+    hosts = []
+    if "hosts" in task:
+        from lensfinder.simulate import painting
+
+        hosts = [painting.Host(**host) for host in task["hosts"]]
+    if "truth" not in task:
+        if hosts:
+            return painting.make_painted(hosts, setting, which)
+        return mocks.make_modelled(setting, which)
+    path = Path(task["truth"])
+    systems = truth.complete(truth.read(path), setting, str(path), painted=bool(hosts))
+    if hosts:
+        return painting.repaint(hosts, systems, setting, which)
+    return truth.make(systems, setting, which)
+
+
 def prove(unit: Unit) -> Receipt | None:
     """Open the product: schema and rows must be right."""
     try:
@@ -165,13 +133,34 @@ def made_from(product: Path) -> dict[str, Any] | None:
 
 
 def finish(run: Run) -> Summary:
-    """Write index, ledger and, if asked for, the preview."""
+    """Write index, ledger, the table of truth and, if asked for, the preview."""
     counts = close_ledger(run, prove, _outcomes)
     lines = [f"simulate: {counts['ok']} mocks, {counts['failed']} failed"]
     done = [unit for unit in run.units if unit.product.exists()]
+    if done:
+        lines.append(f"truth: {_write_truth(run, done)}")
     if run.config.simulate.preview and done:
-        lines.append(f"preview: {_write_preview(run, done[0])}")
+        lines.append(f"preview: {_write_preview(run, done)}")
     return Summary("simulate", run.folder, counts, lines)
+
+
+def _write_truth(run: Run, units: list[Unit]) -> Path:
+    """Write what all mocks are, and what they were made with: all that makes them again."""
+    parts = []
+    for unit in units:
+        with shards.read(unit.product) as shard:
+            parts.append(shard.catalog)
+    columns = tables.concatenate(parts)
+    # Most columns belong to one kind; what no mock has needs no column.
+    kept = {
+        name: values
+        for name, values in columns.items()
+        if values.dtype.kind != "f" or not np.isnan(values).all()
+    }
+    path = run.folder / TRUTH
+    common = {key: value for key, value in units[0].ingredients.items() if key != "range"}
+    tables.write_columns(path, kept, {"ingredients": common})
+    return path
 
 
 def _outcomes(unit: Unit) -> dict[str, Any]:
@@ -179,19 +168,18 @@ def _outcomes(unit: Unit) -> dict[str, Any]:
         return {name: list(shard.ledger[name]) for name in ("id", "outcome", "reason")}
 
 
-def _write_preview(run: Run, unit: Unit) -> Path:
-    from lensfinder.simulate.preview import write_mosaic
+def _write_preview(run: Run, units: list[Unit]) -> Path:
+    from lensfinder.simulate.preview import choose, write_mosaic
 
     path = run.folder / PREVIEW
-    with shards.read(unit.product) as shard:
-        image = shard.image[:_PREVIEW_COUNT]
-        columns = {name: values[:_PREVIEW_COUNT] for name, values in shard.catalog.items()}
+    with shards.read(units[0].product) as shard:
+        chosen = choose(shard.catalog["kind"])
         with commit(path) as temporary:
             write_mosaic(
                 temporary,
-                image,
-                columns,
+                shard.image[:][chosen],
+                {name: values[chosen] for name, values in shard.catalog.items()},
                 shard.header.bands,
-                reference_band=unit.ingredients["sky"]["reference_band"],
+                reference_band=run.notes["reference_band"],
             )
     return path

@@ -75,7 +75,7 @@ def test_bounds_that_contradict_one_another_are_named(population: Population) ->
 
 
 def test_unknown_recipes_and_bands_are_named(population: Population) -> None:
-    with pytest.raises(RecipeError, match="'generl' is unknown; expected one of general"):
+    with pytest.raises(RecipeError, match="'generl' is unknown; expected one of bologna"):
         recipe.shipped_text("generl")
     with pytest.raises(RecipeError, match="no colours in K"):
         check_bands(population, ("r", "K"))

@@ -1,0 +1,137 @@
+"""What fills in a lens of one's own where its row says nothing: constants and mean relations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from lensfinder.simulate import cosmology, population
+from lensfinder.simulate.families import Row
+from lensfinder.simulate.mocks import Setting
+
+# What a lens has where its row does not say.
+DEFAULTS: dict[str, float] = {
+    "z_lens": 0.5,
+    "z_source": 2.0,
+    "q_lens": 0.75,
+    "pa_lens_deg": 0.0,
+    "shear": 0.0,
+    "pa_shear_deg": 0.0,
+    "source_re_arcsec": 0.2,
+    "source_n": 1.0,
+    "source_q": 0.7,
+    "source_pa_deg": 0.0,
+    "bulge_n": 4.0,
+}
+# A source that nobody placed stands here, in Einstein radii along the mass ellipse's diagonal.
+_SOURCE_AT = 0.2
+_SOURCE_SNR = 50.0
+
+
+def value_or(value: float | str | None, default: float) -> float:
+    return default if value is None or math.isnan(float(value)) else float(value)
+
+
+def has_light(row: Row, bands: tuple[str, ...]) -> bool:
+    return any(math.isfinite(float(row[f"mag_{p}_{b}"])) for p in ("bulge", "disc") for b in bands)
+
+
+def complete_lens(
+    row: Row, given: Mapping[str, float], setting: Setting, *, painted: bool
+) -> list[str]:
+    """Fill in what the row of a lens leaves open, in place.
+
+    Parameters
+    ----------
+    row : with NaN for what is not told
+    given : the table's columns, those that `row` does not have too
+    setting : bands; its recipe gives mean relations and colours
+    painted : whether the light is that of a real galaxy
+
+    Returns
+    -------
+    problems : "column: what is wrong with it"
+    """
+    for name, default in DEFAULTS.items():
+        if name != "bulge_n" or not painted:
+            row[name] = value_or(row[name], default)
+    z_lens, z_source = float(row["z_lens"]), float(row["z_source"])
+    row["z_galaxy"] = value_or(row["z_galaxy"], z_lens)
+    if not 0 < z_lens < z_source <= cosmology.Z_MAX:
+        return [
+            f"z_source: {z_source:g} with z_lens {z_lens:g}; expected a source behind the lens, "
+            f"at most at {cosmology.Z_MAX:g}"
+        ]
+    theta_e, sigma_v = float(row["theta_e_arcsec"]), float(row["sigma_v_km_s"])
+    if math.isnan(theta_e) and math.isnan(sigma_v):
+        return ["theta_e_arcsec: missing; a lens needs it, or sigma_v_km_s"]
+    if math.isnan(theta_e):
+        row["theta_e_arcsec"] = theta_e = cosmology.theta_e_arcsec(sigma_v, z_lens, z_source)
+    if not theta_e > 0 or sigma_v <= 0:
+        return []  # found by its bounds
+    implied = cosmology.sigma_v_km_s(theta_e, z_lens, z_source)
+    if math.isfinite(sigma_v) and not math.isclose(sigma_v, implied, rel_tol=1e-3):
+        return [
+            f"sigma_v_km_s: {sigma_v:g}; theta_e_arcsec {theta_e:g} at these redshifts means "
+            f"{implied:.1f}: give one of them"
+        ]
+    row["sigma_v_km_s"] = value_or(row["sigma_v_km_s"], implied)
+    for name in ("source_x_arcsec", "source_y_arcsec"):
+        row[name] = value_or(row[name], _SOURCE_AT * theta_e)
+    _complete_source(row, given, setting, z_source)
+    if not painted:
+        _complete_light(row, setting, implied, z_lens)
+    return []
+
+
+def _complete_source(row: Row, given: Mapping[str, float], setting: Setting, z: float) -> None:
+    """Brightness and colours: as told, else by S/N."""
+    bands = setting.observation.bands
+    typical = _typical_colours(setting, "source", z)
+    for band in bands:
+        name = f"feature_{band}_minus_r"
+        told = given.get(f"mag_source_{band}", math.nan) - given.get("mag_source_r", math.nan)
+        row[name] = value_or(row[name], value_or(told, typical[band]))
+    if math.isfinite(float(row["feature_snr"])) or math.isfinite(float(row["feature_mag_r"])):
+        return
+    told_bands = [b for b in bands if math.isfinite(given.get(f"mag_source_{b}", math.nan))]
+    if math.isfinite(given.get("mag_source_r", math.nan)):
+        row["feature_mag_r"] = given["mag_source_r"]
+    elif told_bands:
+        band = told_bands[0]
+        row["feature_mag_r"] = given[f"mag_source_{band}"] - float(row[f"feature_{band}_minus_r"])
+    else:
+        row["feature_snr"] = value_or(given.get("source_snr"), _SOURCE_SNR)
+
+
+def _complete_light(row: Row, setting: Setting, sigma_v: float, z: float) -> None:
+    """Where light is not told, that of the mean early-type galaxy of this velocity dispersion."""
+    bands = setting.observation.bands
+    mag_r, r_e = _typical_light(setting, sigma_v, z)
+    row["bulge_re_arcsec"] = value_or(row["bulge_re_arcsec"], r_e)
+    row["bulge_q"] = value_or(row["bulge_q"], float(row["q_lens"]))
+    row["bulge_pa_deg"] = value_or(row["bulge_pa_deg"], float(row["pa_lens_deg"]))
+    colours = _typical_colours(setting, "early_type", z)
+    told = {b: mag for b in bands if math.isfinite(mag := float(row[f"mag_bulge_{b}"]))}
+    if not told and has_light(row, bands):
+        return  # a disc alone
+    if told:
+        # A magnitude in one band tells those in the others.
+        band, mag = next(iter(told.items()))
+        mag_r = mag - colours[band]
+    for band, colour in colours.items():
+        row[f"mag_bulge_{band}"] = value_or(row[f"mag_bulge_{band}"], mag_r + colour)
+
+
+def _typical_light(setting: Setting, sigma_v: float, z: float) -> tuple[float, float]:
+    recipe = setting.population.early_type
+    stray = recipe.mag_per_dex_of_sigma_v * math.log10(sigma_v / 220)
+    mag_r = recipe.absolute_mag_r_at_220_km_s + stray + cosmology.distance_modulus(z)
+    r_e_kpc = recipe.r_e_kpc_at_220_km_s * 10 ** (recipe.r_e_dex_per_mag * stray)
+    return mag_r, r_e_kpc / cosmology.kpc_per_arcsec(z)
+
+
+def _typical_colours(setting: Setting, family: str, z: float) -> dict[str, float]:
+    bands = setting.observation.bands
+    track = getattr(setting.population.colours, family)
+    return dict(zip(bands, track.typical(bands, z, population.generator(0, 10)), strict=True))

@@ -1,0 +1,203 @@
+"""What a request to `simulate` comes down to: recipe, survey, stamps, and where systems come from.
+
+What the user did not say is taken from the table of truth, then from the recipe, then from the
+configuration's defaults; whatever was taken from elsewhere is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lensfinder import survey, tables
+from lensfinder.commit import sha256_of
+from lensfinder.config import Config
+from lensfinder.errors import MismatchError, RequestError
+from lensfinder.runs import fingerprint
+from lensfinder.simulate import recipe
+from lensfinder.simulate.distributions import RecipeError
+from lensfinder.simulate.population import check_bands
+
+if TYPE_CHECKING:
+    from lensfinder.simulate.painting import Host
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be made, resolved.
+
+    Attributes
+    ----------
+    count : of mocks
+    keys : of the section [simulate], with what was resolved
+    inputs : sky, seed, population and what identifies hosts and truth, for the fingerprint
+    notices : what was taken from elsewhere, in words
+    truth : path of a table of systems, or None
+    hosts : of each mock, or in turn; empty for modelled ones
+    """
+
+    count: int
+    keys: dict[str, Any]
+    inputs: dict[str, Any]
+    notices: list[str]
+    truth: Path | None
+    hosts: list[Host]
+
+    def task(self, first: int, last: int) -> dict[str, Any]:
+        """What a unit needs beside its ingredients."""
+        task: dict[str, Any] = {}
+        if self.truth is not None:
+            task["truth"] = str(self.truth)
+        if self.hosts:
+            turn = len(self.hosts)
+            task["hosts"] = [asdict(self.hosts[i % turn]) for i in range(first, last)]
+        return task
+
+
+def load_population(name: str) -> recipe.Population:
+    """Read a recipe by name, or from a TOML file.
+
+    Raises
+    ------
+    RequestError
+        if there is none, or with everything that is wrong in it
+    """
+    try:
+        if not name.endswith(".toml"):
+            return recipe.parse(recipe.shipped_text(name), f"population '{name}'")
+        return recipe.parse(Path(name).read_text(encoding="utf-8"), name)
+    except RecipeError as error:
+        raise RequestError(str(error)) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"population {name} can't be read: {error}") from error
+
+
+def plan_request(config: Config) -> Request:
+    """Resolve a configuration.
+
+    Raises
+    ------
+    RequestError, MismatchError
+        for whatever makes the request impossible
+    """
+    chosen = config.simulate
+    stored = _stored_with(chosen.truth)
+    if stored is not None and "population" not in chosen.model_fields_set:
+        population = recipe.Population.model_validate(stored["population"])
+    else:
+        population = load_population(chosen.population)
+    sky, keys, notices = _stamps(config, population, stored)
+    bands = tuple(keys["bands"])
+    try:
+        check_bands(population, bands)
+    except RecipeError as error:
+        raise RequestError(str(error)) from error
+    inputs: dict[str, Any] = {
+        "seed": config.run.seed,
+        "sky": sky,
+        "population": population.model_dump(mode="json"),
+    }
+    if stored is not None and "seed" not in config.run.model_fields_set:
+        inputs["seed"] = stored["seed"]
+    if chosen.hosts is None:
+        painted = population.stamps is not None and population.stamps.hosts
+        if painted or (stored is not None and "hosts" in stored):
+            raise RequestError(
+                f"population '{population.name}' is painted on real galaxies",
+                "--hosts CUTOUTS, a folder that `lensfinder cutout` has written",
+            )
+    hosts: list[Host] = []
+    if chosen.hosts is not None:
+        # Imported here because it brings torch along, which planning of modelled mocks spares.
+        from lensfinder.simulate.painting import find_hosts
+
+        hosts, inputs["hosts"] = find_hosts(chosen, bands, sky["pixel_scale_arcsec"], keys["size"])
+    count = chosen.count
+    if chosen.truth is not None:
+        count, hosts = _plan_truth(chosen.truth, inputs, keys, hosts)
+    if hosts:
+        # Which hosts there are decides which one an index gets; known lenses are none of them.
+        inputs["host_list"] = fingerprint({"ids": [host.host_id for host in hosts]})
+    return Request(count, keys, inputs, notices, chosen.truth, hosts)
+
+
+def _stored_with(path: Path | None) -> Mapping[str, Any] | None:
+    """What a table that `simulate` wrote says of how its mocks were made."""
+    if path is None or path.suffix.lower() != ".parquet":
+        return None
+    metadata = tables.read_metadata(path) or {}
+    stored: Mapping[str, Any] | None = metadata.get("ingredients")
+    return stored if stored is not None and "population" in stored else None
+
+
+def _stamps(
+    config: Config, population: recipe.Population, stored: Mapping[str, Any] | None
+) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+    """Survey conditions, keys and notices: the user's word first, then truth's, then recipe's."""
+    chosen, notices = config.simulate, []
+    implied: dict[str, Any] = {}
+    if stored is not None:
+        implied = {name: stored["simulate"][name] for name in ("bands", "size")}
+        origin = str(chosen.truth)
+    elif population.stamps is not None:
+        stamps = population.stamps
+        implied = {"survey": stamps.survey, "bands": list(stamps.bands), "size": stamps.size}
+        origin = f"population '{population.name}'"
+    said = {*chosen.model_fields_set, *(config.run.model_fields_set & {"survey"})}
+    if "survey" in said:
+        # Bands belong to a survey: those of another one mean nothing.
+        implied.pop("survey", None)
+    name = implied.get("survey", config.run.survey)
+    this = survey.load(str(name))
+    if "bands" in implied and not set(implied["bands"]) <= set(this.bands):
+        implied.pop("bands")
+    taken = {key: value for key, value in implied.items() if key not in said}
+    if taken:
+        words = [
+            f"{key} {','.join(value) if isinstance(value, list) else value}"
+            for key, value in taken.items()
+        ]
+        notices.append(f"from {origin}: {', '.join(words)}")
+    bands = this.choose_bands(tuple(taken.get("bands", chosen.bands)))
+    sky = {
+        "survey": this.name,
+        "pixel_scale_arcsec": this.pixel_scale_arcsec,
+        "reference_band": this.reference_of(bands),
+        "psf_fwhm_arcsec": {band: this.psf_fwhm_arcsec[band] for band in bands},
+        "sky_rms_njy": {band: this.sky_rms_njy[band] for band in bands},
+    }
+    if stored is not None and "survey" not in said and list(bands) == implied.get("bands"):
+        sky = dict(stored["sky"])
+    keys = {
+        "bands": list(bands),
+        "size": taken.get("size", chosen.size),
+        "val_fraction": chosen.val_fraction,
+        "test_fraction": chosen.test_fraction,
+    }
+    return sky, keys, notices
+
+
+def _plan_truth(
+    path: Path, inputs: dict[str, Any], keys: dict[str, Any], hosts: list[Host]
+) -> tuple[int, list[Host]]:
+    """Check a table of systems; its rows, and the host of each where they are painted."""
+    from lensfinder.simulate import truth
+    from lensfinder.simulate.mocks import Setting
+
+    setting = Setting.of({"simulate": keys, **inputs})
+    systems = truth.complete(truth.read(path), setting, str(path), painted=bool(hosts))
+    inputs["truth"] = sha256_of(path)
+    if not hosts:
+        return len(systems), []
+    by_id = {host.host_id: host for host in hosts}
+    wanted = [str(name) for name in systems.columns["host_id"]]
+    missing = [name for name in wanted if name not in by_id]
+    if missing:
+        raise MismatchError(
+            f"{len(missing)} of {len(wanted)} systems of {path} are painted on hosts that the "
+            f"folder does not hold, among them {missing[0]!r}",
+            "a column host_id with ids of these cutouts",
+        )
+    return len(systems), [by_id[name] for name in wanted]

@@ -1,0 +1,317 @@
+"""Truth in: a table of systems, checked as a whole and completed by stated defaults.
+
+A table that `simulate` wrote says everything, and gives the same pixels again. One of your own may
+say as little as an Einstein radius; `completion` says what fills in the rest.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lensfinder import schema, tables
+from lensfinder.errors import RequestError, nearest
+from lensfinder.simulate import population
+from lensfinder.simulate.completion import complete_lens, has_light, value_or
+from lensfinder.simulate.families import Row
+from lensfinder.simulate.mocks import Mocks, Setting, as_stored, assemble, modelled_row, observe
+from lensfinder.simulate.recipe import NEGATIVE_KINDS
+from lensfinder.simulate.render import CHUNK
+from lensfinder.simulate.splits import split_of
+
+# What a row of each kind needs, beside a galaxy's light; a lens gets all of it from the defaults.
+_NEEDS: dict[str, tuple[str, ...]] = {
+    "disc": ("disc_re_arcsec", "disc_q", "disc_pa_deg"),
+    "edge_on": ("disc_re_arcsec", "disc_q", "disc_pa_deg"),
+    "spiral": ("arm_count", "arm_pitch_deg", "arm_phase_deg", "arm_sharpness", "arm_re_arcsec"),
+    "ring": ("ring_radius_arcsec", "ring_width_arcsec", "ring_q", "ring_pa_deg"),
+    "merger": ("partner_x_arcsec", "partner_y_arcsec", "partner_re_arcsec", "partner_n"),
+    "companions": ("companion_1_x_arcsec", "companion_1_y_arcsec", "companion_1_fraction"),
+    "group": ("group_count", "surroundings_seed"),
+    "artefact": ("artefact_azimuth_deg", "surroundings_seed"),
+}
+
+# Bounds of columns by the end of their names: lowest, highest, and whether the lowest is allowed.
+_BOUNDS: tuple[tuple[str, float, float, bool], ...] = (
+    ("theta_e_arcsec", 0, 60, False),
+    ("_re_arcsec", 0, 60, True),
+    ("_fwhm_[A-Za-z0-9]+_arcsec", 0, 20, False),
+    ("sky_rms_[A-Za-z0-9]+_njy", 0, math.inf, False),
+    ("(lens|bulge|disc|source|ring|partner|companion_[0-9])_?q(_lens)?", 0.05, 1, True),
+    ("q_lens", 0.05, 1, True),
+    ("(bulge|source|partner)_n", 0.3, 8, True),
+    ("shear", 0, 1, True),
+    ("z_(lens|source|galaxy)", 0, 10, False),
+    ("sigma_v_km_s", 0, 2000, False),
+    ("d[xy]", -0.5, 0.5, True),
+    ("(feature|source)_snr", 0, math.inf, False),
+    ("clump_[0-9]_fraction", 0, 1, True),
+)
+
+_TEXT = ("kind", "artefact", "id", "split", "host_id", "source_id", "tile")
+_CARRIED = ("ra", "dec", "x", "y", "flags", "noise_seed", "noise_index")
+_MEASURED = ("source_snr", "magnification", "image_separation_arcsec", "sky_fraction", "label")
+_BY_BAND = re.compile(
+    r"(mag(_(bulge|disc|partner|artefact|source))?_|psf_fwhm_|sky_rms_|feature_)[A-Za-z0-9]+"
+    r"(_arcsec|_njy|_minus_r)?"
+)
+_MOST_PROBLEMS = 20
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Systems to render.
+
+    Attributes
+    ----------
+    rows : one for each system, with conditions: all that `render` needs
+    columns : the contract's columns: id, host_id, source_id, split, ra, dec, tile, x, y, flags,
+        noise_seed and noise_index, each of length N
+    made_before : whether `simulate` gave these systems their place in a chunk
+    """
+
+    rows: list[Row]
+    columns: dict[str, np.ndarray]
+    made_before: bool
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def part(self, which: range) -> tuple[list[Row], dict[str, np.ndarray], list[tuple[int, int]]]:
+        """Rows, columns of the contract, and seed and index of the noise, of some systems."""
+        some = slice(which.start, which.stop)
+        contract = {name: values[some] for name, values in self.columns.items()}
+        seeds, indices = contract["noise_seed"].tolist(), contract["noise_index"].tolist()
+        return self.rows[some], contract, list(zip(seeds, indices, strict=True))
+
+
+def read(path: Path) -> dict[str, np.ndarray]:
+    """Read a table of systems: Parquet, CSV, ECSV, FITS or VOTable.
+
+    Raises
+    ------
+    RequestError
+        if it can't be read or holds no row
+    """
+    table = tables.read_table(path)
+    if not table or len(next(iter(table.values()))) == 0:
+        raise RequestError(f"{path} holds no systems", "at least one row")
+    return {name.strip(): values for name, values in table.items()}
+
+
+def complete(
+    table: Mapping[str, np.ndarray], setting: Setting, origin: str, *, painted: bool = False
+) -> Truth:
+    """Check a table and fill in what it leaves open.
+
+    Parameters
+    ----------
+    table : as read
+    setting : bands and typical conditions; its recipe gives mean relations and colours
+    origin : what to call the table in errors
+    painted : whether the galaxies are real, so that none needs to be modelled
+
+    Raises
+    ------
+    RequestError
+        with every wrong value by row and column
+    """
+    count = len(next(iter(table.values())))
+    problems = _unknown_columns(table, setting)
+    numbers, texts = _parse(table, count, problems)
+    ids = _ids(texts, count, problems)
+    rows: list[Row] = []
+    for k in range(count):
+        given = {name: float(values[k]) for name, values in numbers.items()}
+        kind = texts["kind"][k] if "kind" in texts and texts["kind"][k] else "lens"
+        row = _row(given, kind, setting, problems, f"row {k + 1}", painted=painted)
+        row["artefact"] = texts["artefact"][k] if "artefact" in texts else ""
+        rows.append(as_stored(row))
+    if problems:
+        more = len(problems) - _MOST_PROBLEMS
+        shown = problems[:_MOST_PROBLEMS] + ([f"… and {more} more"] if more > 0 else [])
+        raise RequestError(f"{origin} has {len(problems)} problem(s)\n  " + "\n  ".join(shown))
+    made_before = {"noise_seed", "noise_index"} <= set(table)
+    return Truth(rows, _contract(rows, ids, numbers, texts, setting), made_before)
+
+
+def make(truth: Truth, setting: Setting, which: range) -> Mocks:
+    """Make the modelled mocks of some rows of a table.
+
+    The last bit of a pixel depends on what it is rendered with. A system that `simulate` made is
+    rendered in its old place, among the others of its chunk; those that the table does not hold
+    are drawn again.
+    """
+    rows, contract, noise = truth.part(which)
+    if not truth.made_before:
+        image_NCHW, measured = observe(rows, setting, noise)
+        return assemble(image_NCHW, None, rows, measured, contract)
+    made: list[Mocks | None] = [None] * len(rows)
+    for (seed, chunk, _), slots in _in_old_places(noise).items():
+        numbers = [(seed, chunk * CHUNK + slot) for slot in range(CHUNK)]
+        filled = [
+            rows[slots[slot]] if slot in slots else modelled_row(setting, *numbers[slot])
+            for slot in range(CHUNK)
+        ]
+        image_NCHW, found = observe(filled, setting, numbers)
+        for slot, k in slots.items():
+            one = slice(slot, slot + 1)
+            mine = {name: values[k : k + 1] for name, values in contract.items()}
+            measured = {name: values[one] for name, values in found.items()}
+            made[k] = assemble(image_NCHW[one], None, [rows[k]], measured, mine)
+    whole = [mocks for mocks in made if mocks is not None]
+    return Mocks(
+        np.concatenate([mocks.image_NCHW for mocks in whole]),
+        np.concatenate([mocks.mask_NCHW for mocks in whole]),
+        {
+            name: np.concatenate([mocks.columns[name] for mocks in whole])
+            for name in whole[0].columns
+        },
+    )
+
+
+def _in_old_places(noise: Sequence[tuple[int, int]]) -> dict[tuple[int, int, int], dict[int, int]]:
+    """Which row stands in which place of which chunk (seed, chunk, and a number for twins)."""
+    chunks: dict[tuple[int, int, int], dict[int, int]] = {}
+    for k, (seed, index) in enumerate(noise):
+        twin = 0
+        while index % CHUNK in chunks.setdefault((seed, index // CHUNK, twin), {}):
+            twin += 1
+        chunks[seed, index // CHUNK, twin][index % CHUNK] = k
+    return chunks
+
+
+def known_columns(bands: tuple[str, ...]) -> set[str]:
+    """Columns that a table may have, beside those of other bands."""
+    return {*population.columns(bands), *_TEXT, *_CARRIED, *_MEASURED}
+
+
+def _unknown_columns(table: Mapping[str, np.ndarray], setting: Setting) -> list[str]:
+    known = known_columns(setting.observation.bands)
+    return [
+        f"column {name}: unknown; expected {nearest(name, sorted(known))}, or none"
+        for name in table
+        if name not in known and not _BY_BAND.fullmatch(name)
+    ]
+
+
+def _parse(
+    table: Mapping[str, np.ndarray], count: int, problems: list[str]
+) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
+    numbers: dict[str, np.ndarray] = {}
+    texts: dict[str, list[str]] = {}
+    for name, values in table.items():
+        if name in _TEXT:
+            texts[name] = ["" if value is None else str(value) for value in values]
+        elif name in _CARRIED and values.dtype.kind in "iu":
+            numbers[name] = values
+        else:
+            column = np.full(count, math.nan)
+            for k, value in enumerate(values):
+                try:
+                    column[k] = math.nan if value is None or value == "" else float(value)
+                except (TypeError, ValueError):
+                    problems.append(f"row {k + 1}, {name}: {value!r} is no number")
+                if math.isinf(column[k]):
+                    problems.append(f"row {k + 1}, {name}: {value!r} is not finite")
+            numbers[name] = column
+    return numbers, texts
+
+
+def _ids(texts: Mapping[str, Sequence[str]], count: int, problems: list[str]) -> list[str]:
+    ids = [str(name) for name in texts.get("id", [])] or [f"truth-{k:08d}" for k in range(count)]
+    seen: dict[str, int] = {}
+    for k, name in enumerate(ids):
+        if not name or not name.isprintable() or len(name.encode()) > schema.MAX_ID_BYTES:
+            problems.append(f"row {k + 1}, id: {name!r}; expected 1 to 64 printable bytes")
+        elif name in seen:
+            problems.append(f"row {k + 1}, id: {name!r} is that of row {seen[name] + 1}, too")
+        seen.setdefault(name, k)
+    return ids
+
+
+def _row(
+    given: Mapping[str, float],
+    kind: str,
+    setting: Setting,
+    problems: list[str],
+    where: str,
+    *,
+    painted: bool,
+) -> Row:
+    """One row, complete; what is wrong with it is added to `problems`."""
+    bands = setting.observation.bands
+    row: Row = dict.fromkeys(population.columns(bands), math.nan)
+    row |= {name: value for name, value in given.items() if name in row}
+    row["kind"], row["label"] = kind, int(kind == "lens")
+    for pattern, low, high, closed in _BOUNDS:
+        for name, value in given.items():
+            if re.fullmatch(f".*{pattern}" if pattern[0] == "_" else pattern, name) and (
+                value < low or value > high or (value == low and not closed)
+            ):
+                bracket = "[" if closed else "("
+                problems.append(f"{where}, {name}: {value:g}; expected {bracket}{low:g}, {high:g}]")
+    if kind not in ("lens", *NEGATIVE_KINDS):
+        expected = nearest(kind, ("lens", *NEGATIVE_KINDS))
+        problems.append(f"{where}, kind: {kind!r} is unknown; expected {expected}")
+        return row
+    for name in ("dx", "dy", "centre_x_arcsec", "centre_y_arcsec"):
+        row[name] = value_or(row[name], 0.0)
+    for band in bands:
+        fwhm, rms = setting.sky.psf_fwhm_arcsec[band], setting.sky.sky_rms_njy[band]
+        row[f"psf_fwhm_{band}_arcsec"] = value_or(given.get(f"psf_fwhm_{band}_arcsec"), fwhm)
+        row[f"sky_rms_{band}_njy"] = value_or(given.get(f"sky_rms_{band}_njy"), rms)
+    if kind == "lens":
+        problems += [
+            f"{where}, {problem}" for problem in complete_lens(row, given, setting, painted=painted)
+        ]
+    for name in _NEEDS.get(kind, ()):
+        if math.isnan(float(row[name])):
+            problems.append(f"{where}, {name}: missing; a row of kind {kind} needs it")
+    if not painted and kind != "lens" and not has_light(row, bands):
+        problems.append(f"{where}, mag_bulge_{bands[0]}: missing; a {kind} needs light")
+    if not painted:
+        population.add_total_magnitudes(row, bands)
+    return row
+
+
+def _contract(
+    rows: Sequence[Row],
+    ids: list[str],
+    numbers: Mapping[str, np.ndarray],
+    texts: Mapping[str, list[str]],
+    setting: Setting,
+) -> dict[str, np.ndarray]:
+    """The contract's columns: the table's where it has them."""
+    count = len(rows)
+    host_id = [
+        name or f"host-{ids[k]}" for k, name in enumerate(texts.get("host_id", [""] * count))
+    ]
+    sources = [f"source-{i}" if r["kind"] == "lens" else "" for i, r in zip(ids, rows, strict=True)]
+    shares = setting.val_fraction, setting.test_fraction
+    split = [
+        name if name in schema.SPLITS else split_of(host, *shares)
+        for name, host in zip(texts.get("split", [""] * count), host_id, strict=True)
+    ]
+    columns = {
+        "id": np.array(ids),
+        "host_id": np.array(host_id),
+        "source_id": np.array(texts.get("source_id", sources)),
+        "split": np.array(split),
+        "tile": np.array(texts.get("tile", [""] * count)),
+        "flags": np.nan_to_num(numbers.get("flags", np.zeros(count))).astype(np.int32),
+    }
+    for name in ("ra", "dec", "x", "y"):
+        columns[name] = numbers.get(name, np.full(count, math.nan)).astype(np.float64)
+    # Which noise a mock has does not depend on where in a table it stands.
+    seeds = {"noise_seed": np.full(count, setting.seed), "noise_index": np.arange(count)}
+    for name, default in seeds.items():
+        told = numbers.get(name, default)
+        whole = told.dtype.kind in "iu" or np.isfinite(told).all()
+        columns[name] = told.astype(np.int64) if whole else default
+    return columns

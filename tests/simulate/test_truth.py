@@ -1,0 +1,125 @@
+"""Truth in, images out: the same pixels from a table, and lenses of one's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lensfinder import config, runs, shards, tables
+from lensfinder.errors import MismatchError, RequestError
+from lensfinder.ledger import products_of
+from lensfinder.simulate import cosmology, recipe, stage
+
+SMALL = {"count": 100, "size": 21, "unit_size": 64, "val_fraction": 0.2, "bands": ("g", "r")}
+
+
+def run(folder: Path, **options: Any) -> runs.Summary:
+    execution = runs.Execution(engine="serial", verbosity=-1)
+    return runs.execute("simulate", config.load(options={"simulate": options}), folder, execution)
+
+
+def contents(folder: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    images, catalogs = [], []
+    for path in products_of(folder, "simulate"):
+        with shards.read(path) as shard:
+            images.append(shard.image[:])
+            catalogs.append(shard.catalog)
+    return np.concatenate(images), tables.concatenate(catalogs)
+
+
+def all_kinds(folder: Path) -> Path:
+    """A recipe with every kind of negative in it."""
+    weights = "\n".join(f"{kind} = 1" for kind in recipe.NEGATIVE_KINDS)
+    path = folder / "all.toml"
+    path.write_text(
+        f"base = 'collett2015'\nname = 'all'\ndescription = ''\npositive_fraction = 0.3\n"
+        f"[stamps]\nsurvey = 'kids'\nbands = ['g', 'r']\nsize = 21\n[negatives]\n{weights}\n"
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def mocks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("truth")
+    run(folder / "mocks", **SMALL, population=str(all_kinds(folder)))
+    return folder / "mocks"
+
+
+def test_a_table_it_wrote_renders_bit_for_bit(mocks: Path, tmp_path: Path) -> None:
+    """All of it with other units, and some rows of it in another order."""
+    image, catalog = contents(mocks)
+    assert set(catalog["kind"]) == {"lens", *recipe.NEGATIVE_KINDS}
+    whole = {"truth": str(mocks / stage.TRUTH), "val_fraction": 0.2, "unit_size": 128}
+    run(tmp_path / "again", **whole)
+    again, other = contents(tmp_path / "again")
+    assert again.tobytes() == image.tobytes()
+    for name, values in catalog.items():
+        np.testing.assert_array_equal(other[name], values)
+
+    table = tables.read_columns(mocks / stage.TRUTH)
+    order = np.random.default_rng(1).permutation(100)[:37]
+    metadata = tables.read_metadata(mocks / stage.TRUTH)
+    some = tmp_path / "some.parquet"
+    tables.write_columns(some, {name: v[order] for name, v in table.items()}, metadata)
+    run(tmp_path / "some", **whole | {"truth": str(some)})
+    part, ids = contents(tmp_path / "some")
+    assert list(ids["id"]) == [catalog["id"][k] for k in order]
+    assert part.tobytes() == image[order].tobytes()
+
+
+def test_one_lens_of_ones_own_needs_little(tmp_path: Path) -> None:
+    own = tmp_path / "own.csv"
+    own.write_text(
+        "id,theta_e_arcsec,sigma_v_km_s,z_lens,mag_r,mag_source_r,source_x_arcsec\n"
+        "mine,1.4,,0.3,,,\n"
+        "yours,,260,0.4,,23.5,0.0\n"
+    )
+    run(tmp_path / "own", truth=str(own), size=41, bands=("g", "r"))
+    image, catalog = contents(tmp_path / "own")
+    assert image.shape == (2, 2, 41, 41)
+    assert list(catalog["id"]) == ["mine", "yours"]
+    assert catalog["theta_e_arcsec"][1] == pytest.approx(
+        cosmology.theta_e_arcsec(260, 0.4, 2.0), rel=1e-6
+    )
+    assert catalog["source_snr"][0] == pytest.approx(50, rel=1e-3)
+    assert catalog["mag_source_r"][1] == pytest.approx(23.5, abs=1e-3)
+    assert (catalog["label"] == 1).all()
+    assert np.isfinite(catalog["mag_r"]).all()
+
+
+def test_all_that_is_wrong_in_a_table_is_named_at_once(tmp_path: Path) -> None:
+    own = tmp_path / "own.csv"
+    own.write_text(
+        "id,kind,theta_e,theta_e_arcsec,q_lens,z_lens,z_source,shear,psf_fwhm_r_arcsec\n"
+        "a,lens,1,1.2,1.3,0.5,2,0,0.7\n"
+        "a,lens,1,-1,0.8,0.5,0.3,0,0.7\n"
+        "b,rings,1,1,0.8,0.5,2,x,0\n"
+        "c,ring,1,1,0.8,0.5,2,0,0.7\n"
+        "d,lens,1,,0.8,0.5,2,0,0.7\n"
+    )
+    with pytest.raises(RequestError) as caught:
+        run(tmp_path / "out", truth=str(own))
+    for part in (
+        "column theta_e: unknown; expected",
+        "row 2, id: 'a' is that of row 1, too",
+        "row 1, q_lens: 1.3; expected [0.05, 1]",
+        "row 2, theta_e_arcsec: -1; expected (0, 60]",
+        "row 2, z_source: 0.3 with z_lens 0.5; expected a source behind the lens",
+        "row 3, kind: 'rings' is unknown",
+        "row 3, shear: 'x' is no number",
+        "row 3, psf_fwhm_r_arcsec: 0; expected (0, 20]",
+        "row 4, ring_radius_arcsec: missing; a row of kind ring needs it",
+        "row 5, theta_e_arcsec: missing; a lens needs it, or sigma_v_km_s",
+    ):
+        assert part in str(caught.value), part
+
+
+def test_what_the_user_says_wins_over_the_table(mocks: Path, tmp_path: Path) -> None:
+    run(tmp_path / "larger", truth=str(mocks / stage.TRUTH), size=31)
+    image, _ = contents(tmp_path / "larger")
+    assert image.shape == (100, 2, 31, 31)
+    with pytest.raises(MismatchError, match="size: 31 → 21"):
+        run(tmp_path / "larger", truth=str(mocks / stage.TRUTH))
