@@ -1,7 +1,9 @@
 """Map units over processes: serial, a local Dask cluster, or a given scheduler.
 
 The only module that knows Dask. Workers are spawned, run one task at a time, and listen on
-127.0.0.1 alone; results come back as they are done.
+127.0.0.1 alone; results come back as they are done. Nothing is waited for without end: a unit that
+takes too long fails alone, and its worker is started anew; without any worker, or without the
+scheduler, the run stops and can go on later.
 """
 
 from __future__ import annotations
@@ -11,29 +13,41 @@ import importlib
 import logging
 import os
 import signal
+import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager
 from multiprocessing import resource_tracker
+from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Self
 
+from lensfinder import __version__
+from lensfinder.crew import CONNECT_TIMEOUT_S, NO_WORKERS_TIMEOUT_S, Crew, nobody
 from lensfinder.errors import (
     DiskError,
     Interrupted,
     LensfinderError,
+    MismatchError,
+    RequestError,
     UnitError,
 )
 from lensfinder.runs import Failure, Receipt, Unit
+from lensfinder.signals import TooLong, alarm
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, Future
 
-_NO_WORKERS_TIMEOUT_S = 300
+_LOOK_EVERY_S = 1.0
+_TOPIC = "lensfinder-began"
 _MALLOC_KEEP_BYTES = 256 * 2**20
 # Names of malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 _threads = 0
+_number = 0
 
 
 def threads() -> int:
@@ -57,8 +71,29 @@ def keep_buffers() -> None:
             mallopt(knob, _MALLOC_KEEP_BYTES)
 
 
-def attempt(unit: Unit, threads_given: int) -> Receipt | Failure:
+def worker_number() -> int:
+    """Return this process's number among a local cluster's workers; 0 anywhere else."""
+    return _number
+
+
+def _timed_out(unit: Unit, timeout_s: float) -> Failure:
+    return Failure(
+        "timeout",
+        f"{unit.name} took more than {timeout_s:g} s. Look after its input, or raise --timeout-s.",
+        3,
+    )
+
+
+def attempt(unit: Unit, threads_given: int, timeout_s: float = 0.0) -> Receipt | Failure:
     """Do one unit, here; a damaged input becomes a `Failure` and does not stop the others.
+
+    Parameters
+    ----------
+    unit : Unit
+    threads_given : int
+        What `threads` returns meanwhile.
+    timeout_s : float
+        Seconds after which it fails; 0: never.
 
     Raises
     ------
@@ -69,7 +104,10 @@ def attempt(unit: Unit, threads_given: int) -> Receipt | Failure:
     _threads = threads_given
     module = importlib.import_module(f"lensfinder.{unit.stage}.stage")
     try:
-        receipt: Receipt = module.do(unit)
+        with alarm(timeout_s):
+            receipt: Receipt = module.do(unit)
+    except TooLong:
+        return _timed_out(unit, timeout_s)
     except (DiskError, Interrupted):
         raise
     except UnitError as error:
@@ -102,6 +140,56 @@ def _interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def _version_here() -> str:
+    return __version__
+
+
+def _attempt_there(
+    unit: Unit, key: str, threads_given: int, at_once: int, version: str
+) -> Receipt | Failure:
+    """Do one unit on a worker, and say that it began.
+
+    Parameters
+    ----------
+    unit : Unit
+    key : str
+        Of its task.
+    threads_given : int
+        0: this machine's cores over `at_once`.
+    at_once : int
+        Tasks that run on one machine at a time.
+    version : str
+        Of the package that planned the unit.
+    """
+    global _number  # noqa: PLW0603 (a fact about this process)
+    from distributed import get_worker
+
+    worker = get_worker()
+    if version != __version__:
+        raise MismatchError(_other_version({worker.address: __version__}), version)
+    worker.log_event(_TOPIC, {"key": key, "worker": worker.address})
+    _number = worker.name if isinstance(worker.name, int) else 0
+    return attempt(unit, threads_given or max(1, cores() // at_once))
+
+
+def _other_version(found: Mapping[str, object]) -> str:
+    listed = ", ".join(f"{worker}: {what}" for worker, what in list(found.items())[:3])
+    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+    return f"workers run another lensfinder ({listed}{more})"
+
+
+def gpus() -> int:
+    """Count this machine's NVIDIA GPUs, without loading torch."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if hidden is not None:
+        return len([name for name in hidden.split(",") if name.strip() not in ("", "-1")])
+    return len(list(Path("/dev").glob("nvidia[0-9]*")))
+
+
+def _with_failure(unit: Unit, timeout_s: float) -> tuple[Unit, Failure]:
+    return unit, _timed_out(unit, timeout_s)
+
+
 class Engine:
     """Does units one after the other here, or on Dask workers; a context manager.
 
@@ -110,14 +198,15 @@ class Engine:
     Parameters
     ----------
     name : str
-        ``serial``, ``local``, or the address of a scheduler.
+        ``serial``, ``local``, or the address or the file of a scheduler.
     workers : int
-        Processes of a local cluster; 0 for one per core.
+        Processes of a local cluster; 0 for one per core, or one per GPU to score with.
     """
 
     def __init__(self, name: str, workers: int) -> None:
         self.name = name
         self.workers = workers or cores()
+        self._asked = workers
         self._client: Client | None = None
         self._stack = ExitStack()
 
@@ -128,41 +217,98 @@ class Engine:
         self._client = None
         self._stack.close()
 
-    def do(self, units: Sequence[Unit]) -> Iterator[tuple[Unit, Receipt | Failure]]:
-        """Do independent `units`, yielding each with its result as it comes."""
+    def do(
+        self, units: Sequence[Unit], timeout_s: float = 0.0
+    ) -> Iterator[tuple[Unit, Receipt | Failure]]:
+        """Do independent `units`, yielding each with its result as it comes.
+
+        Parameters
+        ----------
+        units : sequence of Unit
+        timeout_s : float
+            Seconds after which a unit fails; 0: never. Training is never stopped so.
+
+        Raises
+        ------
+        Interrupted
+            If no worker, or no scheduler, is there for too long.
+        MismatchError
+            If workers have another version of the package.
+        """
         if not units:
             return
+        if units[0].stage == "infer" and not self._asked and self._client is None:
+            self.workers = gpus() or self.workers
         # A cluster does not pay for one unit, and training brings its own processes.
         alone = self.name == "local" and min(self.workers, len(units)) == 1
-        if self.name == "serial" or alone or units[0].stage == "train":
+        training = units[0].stage == "train"
+        if self.name == "serial" or alone or training:
             for unit in units:
-                yield unit, attempt(unit, cores())
+                yield unit, attempt(unit, cores(), 0.0 if training else timeout_s)
             return
-        yield from self._collect(units)
+        yield from self._collect(units, timeout_s)
 
-    def _collect(self, units: Sequence[Unit]) -> Iterator[tuple[Unit, Receipt | Failure]]:
-        from distributed import KilledWorker, as_completed
-        from distributed.scheduler import NoValidWorkerError, NoWorkerError
-
+    def _collect(
+        self, units: Sequence[Unit], timeout_s: float
+    ) -> Iterator[tuple[Unit, Receipt | Failure]]:
         client = self._start()
         threads_given = max(1, cores() // self.workers) if self.name == "local" else 0
-        futures = {
-            client.submit(attempt, unit, threads_given, key=f"{unit.name}-{unit.fingerprint}"): unit
-            for unit in units
-        }
-        for future in as_completed(futures):
-            unit = futures[future]
+        hosts: Counter[str] = Counter()
+        for address, n in client.nthreads().items():
+            hosts[address.rpartition(":")[0]] += n
+        at_once = max(hosts.values(), default=1)
+        crew, done = Crew(client), SimpleQueue[Any]()
+        client.subscribe_topic(_TOPIC, crew.note_began)
+        for unit in units:
+            key = f"{unit.name}-{unit.fingerprint}"
+            crew.units[key] = unit
+            crew.futures[key] = future = client.submit(
+                _attempt_there, unit, key, threads_given, at_once, __version__, key=key
+            )
+            future.add_done_callback(done.put)
+        looked = time.monotonic()
+        while crew.units:
             try:
-                result = future.result()
-            except KilledWorker as error:
-                result = Failure("worker_died", f"{unit.name}: its worker died ({error})", 3)
-            except (NoWorkerError, NoValidWorkerError) as error:
-                raise Interrupted(
-                    f"no worker came within {_NO_WORKERS_TIMEOUT_S} s ({error})",
-                    remedy="Look after the workers, then run the same command to go on.",
-                ) from error
-            yield unit, result
-            future.release()
+                future = done.get(timeout=_LOOK_EVERY_S)
+            except Empty:
+                future = None
+            if future is not None and future.key in crew.units:
+                unit = crew.units.pop(future.key)
+                yield unit, self._result(unit, future)
+                crew.futures.pop(future.key).release()
+            if time.monotonic() - looked >= _LOOK_EVERY_S:
+                looked = time.monotonic()
+                crew.require_workers()
+                for key in crew.late(timeout_s):
+                    yield _with_failure(crew.drop(key), timeout_s)
+        client.unsubscribe_topic(_TOPIC)
+
+    def _result(self, unit: Unit, future: Future) -> Receipt | Failure:
+        from distributed import KilledWorker
+        from distributed.scheduler import NoValidWorkerError, NoWorkerError
+
+        try:
+            result: Receipt | Failure = future.result()
+        except KilledWorker as error:
+            return Failure("worker_died", f"{unit.name}: its worker died ({error})", 3)
+        except (NoWorkerError, NoValidWorkerError) as error:
+            raise nobody(f"no worker came within {NO_WORKERS_TIMEOUT_S} s ({error})") from error
+        except CancelledError as error:
+            raise nobody(f"the scheduler is gone ({error})") from error
+        return result
+
+    def _check_versions(self, client: Client) -> None:
+        """Refuse workers with another version of the package, or without it."""
+        try:
+            client.wait_for_workers(1, timeout=NO_WORKERS_TIMEOUT_S)
+        except TimeoutError:
+            raise nobody(f"no worker came within {NO_WORKERS_TIMEOUT_S} s") from None
+        found = client.run(_version_here, on_error="return")
+        other = {worker: said for worker, said in found.items() if said != __version__}
+        if other:
+            raise MismatchError(
+                _other_version(other), __version__, "Install the same version everywhere."
+            )
 
     def _start(self) -> Client:
         if self._client is None:
@@ -172,7 +318,9 @@ class Engine:
             self._stack.enter_context(
                 dask.config.set(
                     {
-                        "distributed.scheduler.no-workers-timeout": f"{_NO_WORKERS_TIMEOUT_S}s",
+                        "distributed.scheduler.no-workers-timeout": f"{NO_WORKERS_TIMEOUT_S}s",
+                        # A unit that kills its worker is to blame; none must wait beside it there.
+                        "distributed.scheduler.worker-saturation": 1.0,
                         "distributed.worker.multiprocessing-method": "spawn",
                         # The nanny's default of 64 kB makes torch return its buffers to the
                         # system and fault them in again: mocks took three times as long.
@@ -198,5 +346,15 @@ class Engine:
                             silence_logs=logging.CRITICAL,
                         )
                     )
-            self._client = self._stack.enter_context(Client(address, timeout=30))
+            how = {"scheduler_file": address} if str(address).endswith(".json") else {}
+            try:
+                client = Client(None if how else address, timeout=CONNECT_TIMEOUT_S, **how)
+            except (OSError, ValueError) as error:
+                raise RequestError(
+                    f"no scheduler answers at {address}: {error}",
+                    "the address or the file of a running Dask scheduler",
+                ) from error
+            self._client = self._stack.enter_context(client)
+            if self.name != "local":
+                self._check_versions(client)
         return self._client

@@ -371,7 +371,7 @@ def execute(
             unit.product.unlink(missing_ok=True)
         # A unit alone, such as a training, tells of its own progress or is soon done.
         with run.progress(stage, len(left) if len(left) > 1 else 0, "units") as progress:
-            for unit, result in engine.do(left):
+            for unit, result in engine.do(left, config.run.timeout_s):
                 failure = result if isinstance(result, Failure) else None
                 if isinstance(result, Receipt) and result.sha256:
                     run.digests[unit.name] = result.sha256

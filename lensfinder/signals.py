@@ -1,8 +1,9 @@
-"""Signals that ask a process to stop."""
+"""Signals that ask a process to stop, or wake it where it takes too long."""
 
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -48,3 +49,26 @@ def listen(*, at_once: bool) -> Iterator[Stop]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+class TooLong(BaseException):
+    """The alarm of a unit; no `Exception`, so that nothing on the way takes it for its own."""
+
+
+@contextmanager
+def alarm(timeout_s: float) -> Iterator[None]:
+    """Raise `TooLong` in here after a time; only a process's main thread can be woken so."""
+    if not timeout_s or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ring(_number: int, _frame: object) -> None:
+        raise TooLong
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, timeout_s)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

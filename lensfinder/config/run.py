@@ -27,16 +27,25 @@ class RunConfig(Section):
     )
     engine: str = Field(
         "local",
-        description="serial | local (Dask on this machine) | slurm (its jobs) | ADDRESS of a Dask "
-        "scheduler.",
+        description="serial | local (Dask on this machine) | slurm (its jobs) | ADDRESS or "
+        "FILE.json of a Dask scheduler.",
+        json_schema_extra=NO_OUTPUT,
+    )
+
+    timeout_s: float = Field(
+        21_600.0,
+        ge=0,
+        description="Seconds after which a unit (a tile, a shard) fails with the reason timeout; "
+        "0: never.",
         json_schema_extra=NO_OUTPUT,
     )
 
     @model_validator(mode="after")
     def _known_engine(self) -> Self:
-        if self.engine not in ("serial", "local", "slurm") and "://" not in self.engine:
+        known = self.engine in ("serial", "local", "slurm")
+        if not (known or "://" in self.engine or self.engine.endswith(".json")):
             raise ValueError(
-                f"engine '{self.engine}' is unknown; expected serial, local, slurm or the address "
-                "of a Dask scheduler such as tcp://127.0.0.1:8786"
+                f"engine '{self.engine}' is unknown; expected serial, local, slurm, the address of "
+                "a Dask scheduler such as tcp://127.0.0.1:8786, or its file such as scheduler.json"
             )
         return self

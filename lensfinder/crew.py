@@ -1,0 +1,79 @@
+"""Units at work on a cluster: which are late, and whether anybody is there to do them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from lensfinder.errors import Interrupted
+from lensfinder.runs import Unit
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+NO_WORKERS_TIMEOUT_S = 300
+CONNECT_TIMEOUT_S = 30
+
+
+@dataclass
+class Crew:
+    """Units at work on a cluster, and when each began.
+
+    Attributes
+    ----------
+    client : Client
+    units : mapping of key to Unit
+        Those whose result is still to come.
+    futures : mapping of key to Future
+    began : mapping of key to (worker's address, time)
+    alone_since : float
+        Since when there has been no worker or no scheduler; infinity while there is one.
+    """
+
+    client: Client
+    units: dict[str, Unit] = field(default_factory=dict)
+    futures: dict[str, Future] = field(default_factory=dict)
+    began: dict[str, tuple[str, float]] = field(default_factory=dict)
+    alone_since: float = float("inf")
+
+    def note_began(self, event: tuple[float, Mapping[str, str]]) -> None:
+        """Hear from a worker that it began with a unit, perhaps once more."""
+        told = event[1]
+        self.began[told["key"]] = (told["worker"], time.monotonic())
+
+    def late(self, timeout_s: float) -> list[str]:
+        """Return the keys of units that take too long."""
+        if not timeout_s:
+            return []
+        now = time.monotonic()
+        return [
+            key
+            for key, (_, since) in list(self.began.items())
+            if key in self.units and now - since > timeout_s
+        ]
+
+    def drop(self, key: str) -> Unit:
+        """Give a unit up, and start anew the worker that is stuck with it."""
+        worker = self.began[key][0]
+        self.client.cancel([self.futures.pop(key)], force=True)
+        # It may be gone already, or have no nanny to start it anew.
+        with suppress(ValueError, KeyError, OSError):
+            self.client.restart_workers([worker], timeout=CONNECT_TIMEOUT_S, raise_for_error=False)
+        return self.units.pop(key)
+
+    def require_workers(self) -> None:
+        """Raise `Interrupted` if nobody has been there for too long."""
+        now = time.monotonic()
+        there = self.client.status == "running" and len(self.client.nthreads()) > 0
+        self.alone_since = float("inf") if there else min(self.alone_since, now)
+        if now - self.alone_since > NO_WORKERS_TIMEOUT_S:
+            raise nobody(f"no worker came within {NO_WORKERS_TIMEOUT_S} s")
+
+
+def nobody(what: str) -> Interrupted:
+    return Interrupted(
+        what, remedy="Look after scheduler and workers, then run the same command to go on."
+    )
