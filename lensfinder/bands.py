@@ -77,6 +77,28 @@ class BandPixels:
             None if self._stored is None else self._stored[index],
         )
 
+    @property
+    def only_fluxes(self) -> bool:
+        """Whether nothing but its own value can spoil a pixel: no noise, no mask, no rule."""
+        return (
+            self._image is not None
+            and self._image.exact_in_float32
+            and self._noise is None
+            and self._stored is None
+            and self._saturation == math.inf
+            and self._rules.no_data_value is None
+        )
+
+    def fluxes(self, ix: NDArray[np.int64], iy: NDArray[np.int64], out: NDArray[Any]) -> None:
+        """Cut stamps that lie inside, where there are `only_fluxes`, into `out` (N, size, size)."""
+        assert self._image is not None
+        stamps.crop(
+            self._image.mapped, ix, iy, out.shape[-1], fill=np.nan, dtype=np.float32, out=out
+        )
+        if self._njy != 1:
+            with np.errstate(over="ignore", under="ignore"):
+                np.multiply(out, np.float32(self._njy), out=out)
+
     def stamps(self, ix: NDArray[np.int64], iy: NDArray[np.int64], out: Pixels) -> None:
         """Cut stamps into `out`, NaN and masked outside the tile.
 
@@ -90,7 +112,7 @@ class BandPixels:
         size = out.flux.shape[-1]
 
         def cut(plane: Plane, fill: float, dtype: Any) -> NDArray[Any]:
-            return stamps.crop(plane, ix, iy, size, fill=fill, dtype=dtype)
+            return stamps.crop(plane.mapped, ix, iy, size, fill=fill, dtype=dtype)
 
         if self._image is None:
             out.flux[:] = np.nan
@@ -98,7 +120,7 @@ class BandPixels:
             return
         if self._dtype() is np.float32:
             image = stamps.crop(
-                self._image, ix, iy, size, fill=np.nan, dtype=np.float32, out=out.flux
+                self._image.mapped, ix, iy, size, fill=np.nan, dtype=np.float32, out=out.flux
             )
         else:
             image = cut(self._image, np.nan, np.float64)

@@ -6,6 +6,7 @@ long as rows are asked for in order, so that no image stands in memory as a whol
 
 from __future__ import annotations
 
+import math
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ _STRIP_BYTES = 32 * 2**20
 # A small file can declare an enormous image, and a compressed tile must be held as a whole.
 _MOST_BYTES_AT_ONCE = 2**30
 _BLOCK_BYTES = 2880
+_MOST_PICTURE_PIXELS = 2**24
 # Images that belong to the WCS and are no pixels of the sky.
 _DISTORTION_TABLES = ("WCSDVARR", "D2IMARR")
 
@@ -60,6 +62,8 @@ class Plane:
                 "rows or compressed tiles below 1 GiB",
                 "Compress it again by rows, as fpack does.",
             )
+        if compressed:
+            _check_tiles_there(path, hdu)
         self._step = max(1, _STRIP_BYTES // (row_bytes * tile_rows)) * tile_rows
         self._strip: NDArray[Any] | None = None
         self._strip_start = 0
@@ -70,12 +74,17 @@ class Plane:
         )
         blank = "BLANK" in hdu.header and int(hdu.header["BITPIX"]) > 0
         self.scaled = (scale, zero) != (1, 0) or blank
+        # Whether the stored numbers are float32, unscaled.
+        self.exact_in_float32 = not self.scaled and int(hdu.header["BITPIX"]) == -32
         self._pixels = hdu.section if self._in_strips or self.scaled else np.asarray(hdu.data)
 
     @property
-    def exact_in_float32(self) -> bool:
-        """Whether the stored numbers are float32, unscaled."""
-        return not self.scaled and int(self.header["BITPIX"]) == -32
+    def mapped(self) -> NDArray[Any] | Plane:
+        """The bare map of the pixels, where there is one; else the plane itself."""
+        if self._in_strips or self.scaled:
+            return self
+        pixels: NDArray[Any] = self._pixels if self.layer is None else self._pixels[self.layer]
+        return pixels
 
     def __getitem__(self, index: tuple[slice, slice]) -> NDArray[Any]:
         rows, columns = index
@@ -154,6 +163,7 @@ class OpenFiles:
         Parameters
         ----------
         path : Path
+            A PNG or JPEG picture has one plane, or a cube of red, green and blue.
         hdu : int or str, optional
             Number or EXTNAME; without it the file must hold one image.
         layer : int, optional
@@ -169,7 +179,8 @@ class OpenFiles:
             with quietly():
                 hdus = self._open.get(path)
                 if hdus is None:
-                    hdus = self._stack.enter_context(fits.open(path))
+                    opened = _picture(path) if is_picture(path) else fits.open(path)
+                    hdus = self._stack.enter_context(opened)
                     # Each gzipped image is read in order by a reader of its own.
                     if path.suffix != ".gz":
                         self._open[path] = hdus
@@ -177,6 +188,55 @@ class OpenFiles:
         except READ_ERRORS as error:
             reason = str(error) or type(error).__name__
             raise UnitError("unreadable", f"{path} can't be read: {reason}") from error
+
+    def table(self, path: Path, column: str, hdu: int | str | None = None) -> Any:
+        """Open the table of a file that has a column, whatever its case; None if there is none.
+
+        Raises
+        ------
+        UnitError
+            If the file is unreadable.
+        """
+        try:
+            with quietly():
+                hdus = self._open.get(path)
+                if hdus is None:
+                    hdus = self._open[path] = self._stack.enter_context(fits.open(path))
+                tables = [
+                    (number, table)
+                    for number, table in enumerate(hdus)
+                    if isinstance(table, fits.BinTableHDU)
+                    and column.casefold() in {name.casefold() for name in table.columns.names}
+                ]
+                named = [t for n, t in tables if hdu is None or hdu in (n, t.name)]
+                return named[0] if named else None
+        except READ_ERRORS as error:
+            reason = str(error) or type(error).__name__
+            raise UnitError("unreadable", f"{path} can't be read: {reason}") from error
+
+
+def is_picture(path: Path) -> bool:
+    """Tell pictures for the eye, whose pixels are no fluxes, by the name of the file."""
+    return path.suffix.lower() in (".png", ".jpg", ".jpeg")
+
+
+def _picture(path: Path) -> fits.HDUList:
+    """Open a picture as if it were FITS: the first row at the bottom, colours as planes."""
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=("PNG", "JPEG")) as picture:
+            if picture.width * picture.height > _MOST_PICTURE_PIXELS:
+                raise UnitError(
+                    "too_large", f"{path} has {picture.width} x {picture.height} pixels", "a stamp"
+                )
+            grey = picture.mode in ("L", "1")
+            pixels = np.asarray(picture.convert("L" if grey else "RGB"))[::-1]
+    except Image.DecompressionBombError as error:
+        raise UnitError("too_large", f"{path}: {error}", "a stamp") from error
+    except SyntaxError as error:  # Pillow's word for a broken PNG
+        raise UnitError("unreadable", f"{path} can't be read: {error}") from error
+    return fits.HDUList([fits.PrimaryHDU(pixels if grey else np.moveaxis(pixels, -1, 0))])
 
 
 def _image(path: Path, hdus: fits.HDUList, wanted: int | str | None, dimensions: int) -> Any:
@@ -213,6 +273,21 @@ def _image(path: Path, hdus: fits.HDUList, wanted: int | str | None, dimensions:
             "one, or the survey's [files.hdus] to say which",
         )
     return images[numbers[0]]
+
+
+def _check_tiles_there(path: Path, hdu: Any) -> None:
+    # However large an image a header declares, each of its tiles has a pointer of 8 bytes.
+    tiles = math.prod(
+        -(-side // step) for side, step in zip(hdu.shape, hdu.tile_shape, strict=True)
+    )
+    where = hdu.fileinfo()
+    if where is not None and tiles * 8 > where["datSpan"]:
+        raise UnitError(
+            "damaged",
+            f"{path} declares {' x '.join(map(str, reversed(hdu.shape)))} pixels in {tiles} "
+            f"compressed tiles, and holds {where['datSpan']} bytes",
+            "a header that fits its data",
+        )
 
 
 def _check_whole(path: Path, hdu: Any) -> None:

@@ -72,6 +72,10 @@ CATALOG_COLUMNS = (
     Column("dy", "float32", "pix", "target minus centre of the central pixel"),
     Column("mag_<band>", "float32", "mag", "AB magnitude"),
     Column("psf_fwhm_<band>_arcsec", "float32", "arcsec", "FWHM of the PSF as observed"),
+    Column(
+        "psf_source", "str", "", "where psf_fwhm is from: psfex, header, picture, stars or survey"
+    ),
+    Column("resampled_bands", "str", "", "bands that were put on another band's pixel grid"),
     Column("flags", "int32", "", "bits, see schema.FLAG_NAMES"),
     Column("label", "int8", "", "1 lens, 0 not a lens, -1 unknown"),
     Column("kind", "str", "", "lens, or the kind of negative; empty for the sky"),

@@ -39,7 +39,9 @@ class Files(_Part):
     each kind holds ("" where the group is missing). `hdus` says which HDU of its file a kind is,
     by number or EXTNAME (``"{band}_RMS"``); without it, a file must hold one image. `band_names`
     are the survey's own words for bands in names of files and HDUs. `cube` lists the bands of the
-    first axis of a cube.
+    first axis of a cube. With `chips`, each image of a file is a tile of its own, as the CCDs of
+    a camera are. `band_cards` are header cards that name the filter: an image that names
+    another band than its file is refused.
     """
 
     pattern: str
@@ -47,6 +49,8 @@ class Files(_Part):
     hdus: dict[Kind, int | str] = {}
     band_names: dict[str, str] = {}
     cube: list[str] = []
+    chips: bool = False
+    band_cards: list[str] = ["FILTER", "BAND"]
 
     @field_validator("pattern")
     @classmethod
@@ -141,6 +145,9 @@ class Survey(_Part):
     source : str
         Where its tiles can be had and where these numbers come from.
     pixel_scale_arcsec : float
+    reference_pixel_inside : bool
+        A tile's WCS has its reference pixel inside the image. Where it has not, the image may be a
+        cutout that kept its tile's header, and it is said.
     bands, default_bands : list of str
         Bands it has; those used unless others are asked for.
     reference_band : str
@@ -157,6 +164,7 @@ class Survey(_Part):
     stamps: bool = False
     stretched: bool = False
     pixel_scale_arcsec: Positive
+    reference_pixel_inside: bool = False
     bands: list[str]
     default_bands: list[str]
     reference_band: str
@@ -206,6 +214,12 @@ class Survey(_Part):
         if len(set(asked)) < len(asked):
             raise RequestError(f"bands {','.join(asked)}: one stands there twice")
         return tuple(asked or self.default_bands)
+
+    def bands_named(self, words: str) -> set[str]:
+        """List the bands that a header's words name: ``"z DECam SDSS c0004"`` names z."""
+        said = {word.casefold() for word in (words.strip(), *re.split(r"[^A-Za-z0-9]+", words))}
+        names = self.files.band_names
+        return {b for b in self.bands if said & {b.casefold(), names.get(b, b).casefold()}}
 
     def reference_of(self, bands: tuple[str, ...]) -> str:
         """Return the reference band, or the middle one of `bands` where it is not among them."""

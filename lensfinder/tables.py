@@ -10,25 +10,19 @@ import errno
 import json
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lensfinder import schema
+from lensfinder import catalogs, schema
 from lensfinder.commit import commit
 from lensfinder.errors import RequestError
 
 Columns = dict[str, NDArray[Any]]
 
-# Usual names of a column, compared without case, units in brackets and punctuation.
-_USUAL_NAMES = {
-    "id": ("id", "name", "objid", "objectid", "sourceid", "objname", "coaddobjectid", "number"),
-    "ra": ("ra", "radeg", "raj2000", "alphaj2000", "raicrs", "rightascension", "alpha"),
-    "dec": ("dec", "decdeg", "decj2000", "dej2000", "deltaj2000", "deicrs", "declination", "delta"),
-}
 # By these TOPCAT and Aladin know positions without being asked (IVOA UCD1+).
 _UCDS = {"id": "meta.id;meta.main", "ra": "pos.eq.ra;meta.main", "dec": "pos.eq.dec;meta.main"}
 _MAGNITUDE = re.compile(r"(?:mag|mag_?auto|mag_?gaap|model_?mag)[_-]?([a-z]|vis)", re.IGNORECASE)
@@ -59,22 +53,26 @@ def read_catalog(path: Path, columns: Mapping[str, str] | None = None) -> Column
         counted from 1.
     """
     raw = read_table(path, (columns or {}).get("id"))
-    found = {name: _find(path, raw, name, columns or {}) for name in ("id", "ra", "dec")}
-    catalog: Columns = {"id": np.array([_text(value) for value in raw[found["id"]]], dtype=object)}
+    found = {name: catalogs.find(path, raw, name, columns or {}) for name in ("id", "ra", "dec")}
+    catalog: Columns = {
+        "id": np.array([catalogs.text(value) for value in raw[found["id"]]], dtype=object)
+    }
     for name in ("ra", "dec"):
-        catalog[name] = _numbers(path, raw, found[name])
+        catalog[name] = catalogs.numbers(path, raw, found[name])
     for column in raw:
         for kind, pattern in (("mag", _MAGNITUDE), ("extinction", _EXTINCTION)):
             match = pattern.fullmatch(column)
             if match:
-                catalog[f"{kind}_{match[1]}"] = _numbers(path, raw, column).astype(np.float32)
+                catalog[f"{kind}_{match[1]}"] = catalogs.numbers(path, raw, column).astype(
+                    np.float32
+                )
     for name, column in (columns or {}).items():
         if name in ("id", "ra", "dec"):
             continue
         if column not in raw:
             raise RequestError(f"{path} has no column '{column}'", f"one of {sorted(raw)}")
-        catalog[name] = _numbers(path, raw, column).astype(np.float32)
-    _check_rows(path, catalog)
+        catalog[name] = catalogs.numbers(path, raw, column).astype(np.float32)
+    catalogs.check_rows(path, catalog)
     return catalog
 
 
@@ -100,13 +98,16 @@ def read_positions(path: Path, extras: Mapping[str, Sequence[str]]) -> Columns:
         If the file can't be read, has no positions, or a position is none.
     """
     raw = read_table(path, None)
-    found = {name: _numbers(path, raw, _find(path, raw, name, {})) for name in ("ra", "dec")}
-    _check_positions(path, found["ra"], found["dec"])
-    keys = {_key(column): column for column in reversed(list(raw))}
-    for name, usual in {"id": _USUAL_NAMES["id"], **extras}.items():
+    found = {
+        name: catalogs.numbers(path, raw, catalogs.find(path, raw, name, {}))
+        for name in ("ra", "dec")
+    }
+    catalogs.check_positions(path, found["ra"], found["dec"])
+    keys = {catalogs.key(column): column for column in reversed(list(raw))}
+    for name, usual in {"id": catalogs.USUAL_NAMES["id"], **extras}.items():
         column = next((keys[key] for key in usual if key in keys), None)
         if column is not None:
-            found[name] = np.array([_text(value) for value in raw[column]], dtype=object)
+            found[name] = np.array([catalogs.text(value) for value in raw[column]], dtype=object)
     found.setdefault("id", np.full(len(found["ra"]), "", dtype=object))
     return found
 
@@ -125,13 +126,13 @@ def read_labels(path: Path) -> dict[str, int]:
         If the file can't be read, or has no column ``is_lens`` or ``label`` of ones and zeros.
     """
     raw = read_table(path, None)
-    keys = {_key(column): column for column in raw}
+    keys = {catalogs.key(column): column for column in raw}
     column = keys.get("islens") or keys.get("label")
     if column is None:
         raise RequestError(f"{path} says of no object what it is", "a column is_lens or label")
-    values = _numbers(path, raw, column)
-    _refuse(path, ~np.isin(values, (0, 1)), f"{column} is neither 0 nor 1", "1 for a lens")
-    ids = [_text(value) for value in raw[_find(path, raw, "id", {})]]
+    values = catalogs.numbers(path, raw, column)
+    catalogs.refuse(path, ~np.isin(values, (0, 1)), f"{column} is neither 0 nor 1", "1 for a lens")
+    ids = [catalogs.text(value) for value in raw[catalogs.find(path, raw, "id", {})]]
     return dict(zip(ids, values.astype(int).tolist(), strict=True))
 
 
@@ -146,7 +147,7 @@ def read_table(path: Path, id_column: str | None = None) -> Columns:
         if suffix == ".csv":
             return _read_csv(path, id_column)
         if suffix == ".parquet":
-            return read_columns(path)
+            return _read_parquet(path, id_column)
         from astropy.table import Table
 
         formats = {".ecsv": "ascii.ecsv", ".vot": "votable", ".xml": "votable"}
@@ -161,7 +162,7 @@ def read_table(path: Path, id_column: str | None = None) -> Columns:
             # Catalogues break their standards in harmless ways; rows are checked afterwards.
             warnings.simplefilter("ignore")
             loaded = Table.read(path, format=(formats | fits)[suffix])
-            return {name: _plain(loaded[name]) for name in loaded.colnames}
+            return {name: catalogs.plain(loaded[name]) for name in loaded.colnames}
     except (OSError, ValueError, TypeError, IndexError, KeyError, SyntaxError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise RequestError(f"{path} can't be read as a catalogue: {reason}") from error
@@ -183,90 +184,30 @@ def _read_csv(path: Path, id_column: str | None) -> dict[str, NDArray[Any]]:
     with csv.open_csv(path) as opened:
         header = opened.schema.names
     # What may be an id stays as it was written: 007 is not 7, and NA is a name.
-    ids = [name for name in header if name == id_column or _key(name) in _USUAL_NAMES["id"]]
-    text = dict.fromkeys(ids, "string")
+    text = dict.fromkeys(_maybe_ids(header, id_column), "string")
     table = csv.read_csv(path, convert_options=csv.ConvertOptions(column_types=text))
     return {name: table[name].to_numpy() for name in table.column_names}
 
 
-def _plain(column: Any) -> NDArray[Any]:
-    """Return the values of astropy's `column`; angles in degrees, masked ones empty or NaN."""
-    from astropy import units
+def _read_parquet(path: Path, id_column: str | None) -> dict[str, NDArray[Any]]:
+    import pyarrow as pa
+    from pyarrow import parquet
 
-    values = np.asarray(column)
-    if column.unit is not None and column.unit.is_equivalent(units.deg):
-        values = values * column.unit.to(units.deg)
-    mask = np.asarray(getattr(column, "mask", False))
-    if not mask.any():
-        return values
-    if values.dtype.kind in "OUS":
-        return np.where(mask, "", np.array([_text(value) for value in values], dtype=object))
-    return np.where(mask, np.nan, values.astype(np.float64))
+    columns = read_columns(path)
+    # Where one is missing, the numbers of the others would pass through float64.
+    for name in _maybe_ids(columns, id_column):
+        (exact,) = parquet.read_table(path, columns=[name], partitioning=None).columns
+        if pa.types.is_integer(exact.type):
+            columns[name] = exact.cast(pa.string()).to_numpy()
+    return columns
 
 
-def _key(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", re.sub(r"\[.*?\]", "", name.lower()))
-
-
-def _find(path: Path, raw: Mapping[str, Any], name: str, columns: Mapping[str, str]) -> str:
-    if name in columns:
-        if columns[name] not in raw:
-            raise RequestError(
-                f"{path} has no column '{columns[name]}' (asked for as {name})",
-                f"one of {sorted(raw)}",
-            )
-        return columns[name]
-    keys = {_key(column): column for column in reversed(list(raw))}
-    for usual in _USUAL_NAMES[name]:
-        if usual in keys:
-            return keys[usual]
-    raise RequestError(
-        f"{path} has no column for {name}: it has {sorted(raw)}",
-        f"one named like {', '.join(_USUAL_NAMES[name][:4])}",
-        f"Name it in the configuration: columns = {{ {name} = '…' }}.",
-    )
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return ""
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-
-
-def _numbers(path: Path, raw: Mapping[str, NDArray[Any]], column: str) -> NDArray[np.float64]:
-    try:
-        values = raw[column].astype(np.float64)
-    except (TypeError, ValueError) as error:
-        raise RequestError(f"{path}: column '{column}' is not numeric: {error}") from error
-    if values.ndim != 1:
-        raise RequestError(f"{path}: column '{column}' has {values.shape[1:]} values a row", "one")
-    return values
-
-
-def _refuse(path: Path, bad: NDArray[np.bool_], what: str, expected: str) -> None:
-    if bad.any():
-        row = int(np.flatnonzero(bad)[0])
-        more = f" (and {int(bad.sum()) - 1} more)" if bad.sum() > 1 else ""
-        raise RequestError(f"{path}, row {row + 1}: {what}{more}", expected)
-
-
-def _check_positions(path: Path, ra: NDArray[np.float64], dec: NDArray[np.float64]) -> None:
-    _refuse(path, ~np.isfinite(ra) | (ra < 0) | (ra > 360), "RA is not within 0–360", "degrees")
-    _refuse(path, ~np.isfinite(dec) | (abs(dec) > 90), "Dec is not within ±90", "degrees")
-
-
-def _check_rows(path: Path, catalog: Columns) -> None:
-    ids = catalog["id"]
-    _check_positions(path, catalog["ra"], catalog["dec"])
-    long = np.array([len(name.encode()) > schema.MAX_ID_BYTES for name in ids], dtype=bool)
-    _refuse(path, long, "the id is too long", f"at most {schema.MAX_ID_BYTES} bytes")
-    unprintable = np.array([not name or not name.isprintable() for name in ids], dtype=bool)
-    _refuse(path, unprintable, "the id is empty or holds control characters", "printable text")
-    _, first, counts = np.unique(ids.astype(str), return_index=True, return_counts=True)
-    twice = np.ones(len(ids), dtype=bool)
-    twice[first] = False
-    if counts.max(initial=1) > 1:
-        _refuse(path, twice, "the id stands there twice", "unique ids")
+def _maybe_ids(columns: Iterable[str], id_column: str | None) -> list[str]:
+    return [
+        name
+        for name in columns
+        if name == id_column or catalogs.key(name) in catalogs.USUAL_NAMES["id"]
+    ]
 
 
 def write_columns(

@@ -1,145 +1,39 @@
-"""A multi-band tile, opened lazily: pixels in nJy, mask, variance and WCS.
+"""A multi-band tile, opened lazily: pixels in nJy, mask, variance, WCS and PSF.
 
-Tiles are found by their file names, as the survey says. Whatever is wrong with a tile's files
-becomes a `UnitError` with a reason code, so that one bad tile fails alone.
+Whatever is wrong with a tile's files becomes a `UnitError` with a reason code, so that one bad
+tile fails alone.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from astropy.io import fits
-from astropy.wcs.utils import proj_plane_pixel_scales
+from numpy.typing import NDArray
 
+from lensfinder import grids, tilepsf
 from lensfinder.bands import BandPixels
-from lensfinder.errors import RequestError, UnitError
-from lensfinder.footprints import READ_ERRORS, Footprint, footprint_of, quietly
-from lensfinder.planes import OpenFiles, Plane
-from lensfinder.survey import Survey
+from lensfinder.errors import UnitError
+from lensfinder.footprints import Footprint, footprint_of
+from lensfinder.grids import ResampledBand
+from lensfinder.planes import OpenFiles, Plane, is_picture
+from lensfinder.psf import PsfexModel
+from lensfinder.survey import NOISE_KINDS, Survey
+from lensfinder.tilefiles import TileFiles, find, identify, split_chip
 
-_PIXEL_SCALE_TOLERANCE = 0.02
-# Bands whose pixels lie further apart than this are not on one grid.
-_GRID_TOLERANCE_PIX = 0.1
-
-
-@dataclass(frozen=True)
-class TileFiles:
-    """The files of one tile.
-
-    Attributes
-    ----------
-    name : str
-        Common part of the file names.
-    paths : mapping of band to {kind of plane: path}
-    """
-
-    name: str
-    paths: Mapping[str, Mapping[str, Path]]
-
-    def identity(self) -> dict[str, Any]:
-        """Describe the files' content without reading their pixels (see `identify`)."""
-        # One file may hold every plane of every band.
-        known = {path: identify(path) for kinds in self.paths.values() for path in kinds.values()}
-        return {
-            f"{band}/{kind}": known[path]
-            for band, kinds in sorted(self.paths.items())
-            for kind, path in sorted(kinds.items())
-        }
-
-
-def find(inputs: Sequence[Path], survey: Survey, bands: Sequence[str]) -> list[TileFiles]:
-    """Group files into tiles by the survey's name pattern.
-
-    Parameters
-    ----------
-    inputs : sequence of Path
-        FITS files, or folders searched with all their sub-folders.
-    survey : Survey
-    bands : sequence of str
-        Files of other bands are left out.
-
-    Returns
-    -------
-    list of TileFiles
-        Sorted by name.
-
-    Raises
-    ------
-    RequestError
-        If an input does not exist, a named file does not fit the pattern, two files claim the same
-        place, or nothing is left.
-    """
-    pattern = re.compile(survey.files.pattern)
-    tiles: dict[str, dict[str, dict[str, Path]]] = {}
-    if not inputs:
-        raise RequestError("no tiles given", "FITS files, or folders of them")
-    for path, named in _files(inputs):
-        match = pattern.fullmatch(path.name)
-        if match is None:
-            if named:
-                raise RequestError(
-                    f"{path} is not named like a tile of {survey.name}",
-                    f"a name that matches {survey.files.pattern}",
-                    "Choose the survey with --survey, or write a survey file for these names.",
-                )
-            continue
-        words = match.groupdict()
-        band = None if words.get("band") is None else survey.files.band_of(words["band"])
-        for each in bands if band is None else [band]:
-            for kind in survey.files.kinds_of(words.get("kind")) if each in bands else []:
-                kinds = tiles.setdefault(words["tile"], {}).setdefault(each, {})
-                if kind in kinds and kinds[kind].resolve() != path.resolve():
-                    raise RequestError(
-                        f"{kinds[kind]} and {path} are both the {each} {kind} of one tile"
-                    )
-                kinds[kind] = path
-    if not tiles:
-        raise RequestError(
-            f"no {survey.name} tiles in {', '.join(str(path) for path in inputs)}",
-            f"file names that match {survey.files.pattern}, bands {','.join(bands)}",
-            "Choose the survey with --survey; `lensfinder surveys` lists them.",
-        )
-    return [TileFiles(name, tiles[name]) for name in sorted(tiles)]
-
-
-def _files(inputs: Sequence[Path]) -> Iterator[tuple[Path, bool]]:
-    for path in inputs:
-        if path.is_dir():
-            yield from ((child, False) for child in sorted(path.rglob("*")) if ".fit" in child.name)
-        elif path.exists() or path.is_symlink():
-            yield path, True
-        else:
-            raise RequestError(f"no such file: {path}", "a FITS tile or a folder of tiles")
-
-
-def identify(path: Path) -> dict[str, Any]:
-    """Tell a file's content by its size and headers, without reading the pixels.
-
-    DATASUM cards, where there are some, stand in the headers. A gzipped file is told by its
-    trailer (CRC-32 and length) instead.
-    """
-    digest = hashlib.sha256()
-    try:
-        size = path.stat().st_size
-        if path.suffix == ".gz":
-            with path.open("rb") as file:
-                file.seek(max(0, size - 8))
-                digest.update(file.read(8))
-        else:
-            with quietly(), fits.open(path) as hdus:
-                for hdu in hdus:
-                    digest.update(hdu.header.tostring().encode())
-    except READ_ERRORS as error:
-        return {"name": path.name, "unreadable": type(error).__name__}
-    return {"name": path.name, "bytes": size, "header": digest.hexdigest()}
+__all__ = [
+    "Stamp",
+    "Tile",
+    "TileFiles",
+    "find",
+    "identify",
+    "open_stamp",
+    "open_tile",
+    "salvage_footprint",
+]
 
 
 def salvage_footprint(files: TileFiles, survey: Survey) -> Footprint | None:
@@ -159,14 +53,41 @@ def _open_plane(
     path = files.paths.get(band, {}).get(kind)
     if path is None:
         raise UnitError("missing_band", f"{files.name} has no {band} {kind}", "every band")
-    hdu, cube = survey.files.hdu_of(kind, band), survey.files.cube
+    if is_picture(path) and not survey.stretched:
+        raise UnitError(
+            "stretched",
+            f"{path} is a picture for the eye, and {survey.name} has fluxes",
+            "FITS, or a survey file that says stretched = true",
+        )
+    path, chip = split_chip(path)
+    hdu = survey.files.hdu_of(kind, band) if chip is None else chip
+    cube = survey.files.cube
     try:
-        return opened.plane(path, hdu, cube.index(band) if cube and kind != "psf" else None)
+        plane = opened.plane(path, hdu, cube.index(band) if cube and kind != "psf" else None)
     except UnitError as error:
         # In a file that holds all bands, an HDU that isn't there is a band that isn't there.
         if error.reason == "no_image" and "{band}" in str(survey.files.hdus.get(kind)):
             raise UnitError("missing_band", error.what, error.expected, error.remedy) from error
         raise
+    if kind == "image":
+        _check_band(plane, survey, band)
+    return plane
+
+
+def _check_band(plane: Plane, survey: Survey, band: str) -> None:
+    """Refuse an image whose header names another band than its file does."""
+    shared = bool(survey.files.cube) or "{band}" in str(survey.files.hdus.get("image"))
+    for card in survey.files.band_cards:
+        # What a file of several bands says as a whole, it says of none.
+        said = plane.header.get(card) if shared else plane.card(card)
+        named = survey.bands_named(said) if isinstance(said, str) else set()
+        if named and band not in named and not survey.files.cube:
+            raise UnitError(
+                "other_band",
+                f"{plane.path} stands for band {band}, but its card {card} is {said!r}",
+                f"the band {band}",
+                "Mend the file's name or its header; two files may have been swapped.",
+            )
 
 
 def _footprint(name: str, plane: Plane) -> Footprint:
@@ -182,7 +103,11 @@ class Tile:
     bands : tuple of str
     missing_bands : tuple of str
         Those of `bands` that the tile lacks; all their pixels are NaN.
-    pixels : mapping of band to BandPixels
+    resampled_bands : tuple of str
+        Those that were put on another band's grid.
+    remarks : mapping of str to str
+        What is odd about the tile and no reason to refuse it, each with where it was seen.
+    pixels : mapping of band to BandPixels or ResampledBand
     footprint : Footprint
     shape_YX : (int, int)
     """
@@ -193,65 +118,141 @@ class Tile:
         bands: tuple[str, ...],
         survey: Survey,
         planes: Mapping[str, Mapping[str, Plane]],
+        models: Mapping[str, PsfexModel] | None = None,
+        *,
+        resample: bool = False,
     ) -> None:
         self.name, self.bands = name, bands
-        self._survey, self._planes = survey, planes
-        first = next(band for band in bands if planes[band])
+        self._survey, self._planes, self._models = survey, planes, models or {}
+        there = [band for band in bands if planes[band]]
+        reference = survey.reference_of(bands)
+        first = reference if resample and reference in there else there[0]
         self.missing_bands = tuple(band for band in bands if not planes[band])
         self.shape_YX = planes[first]["image"].shape
-        self.footprint = self._check_grids(first)
-        self.pixels = {
-            band: BandPixels(planes[band], survey, band, self.shape_YX) for band in bands
-        }
+        self.footprint = _footprint(name, planes[first]["image"])
+        image = planes[first]["image"]
+        grids.check_scale(self.footprint, image.path, survey.pixel_scale_arcsec, survey.name)
+        self.pixels: dict[str, BandPixels | ResampledBand] = {}
+        self._scales: dict[str, float] = {}
+        for band in bands:
+            self.pixels[band] = self._open_band(band, first, resample=resample)
+        self.resampled_bands = tuple(
+            band for band, pixels in self.pixels.items() if isinstance(pixels, ResampledBand)
+        )
+        self.remarks = self._remarks()
 
-    def _check_grids(self, first_band: str) -> Footprint:
-        first: Footprint | None = None
-        for band in self.bands:
-            for kind, plane in self._planes[band].items():
-                if kind != "psf" and plane.shape != self.shape_YX:
-                    raise UnitError(
-                        "unequal_size",
-                        f"{plane.path} ({band} {kind}) has {plane.shape[1]} x {plane.shape[0]} "
-                        "pixels",
-                        f"{self.shape_YX[1]} x {self.shape_YX[0]} as in {first_band}",
-                    )
-            if self._planes[band]:
-                footprint = self._footprint(self._planes[band]["image"])
-                first = first or footprint
-                self._check_same_grid(first, footprint, band)
-        assert first is not None
-        return first
-
-    def _footprint(self, plane: Plane) -> Footprint:
-        footprint = _footprint(self.name, plane)
-        scales = proj_plane_pixel_scales(footprint.wcs) * 3600
-        wanted = self._survey.pixel_scale_arcsec
-        if not (abs(scales / wanted - 1) <= _PIXEL_SCALE_TOLERANCE).all():
+    def _open_band(self, band: str, first: str, *, resample: bool) -> BandPixels | ResampledBand:
+        planes, survey = self._planes[band], self._survey
+        self._scales[band] = survey.pixel_scale_arcsec
+        if not planes:
+            return BandPixels(planes, survey, band, self.shape_YX)
+        shape = planes["image"].shape
+        for kind, plane in planes.items():
+            if kind != "psf" and plane.shape != shape:
+                raise UnitError(
+                    "unequal_size",
+                    f"{plane.path} ({band} {kind}) has {plane.shape[1]} x {plane.shape[0]} pixels",
+                    f"{shape[1]} x {shape[0]} as its image",
+                )
+        pixels = BandPixels(planes, survey, band, shape)
+        if band == first:
+            return pixels
+        own = _footprint(self.name, planes["image"])
+        differs = grids.difference(self.footprint, own)
+        if differs is None:
+            return pixels
+        reason, what, wanted = differs
+        if not resample:
             raise UnitError(
-                "pixel_scale",
-                f"{plane.path} has pixels of {scales[0]:.4f} x {scales[1]:.4f} arcsec",
-                f"{wanted} arcsec as {self._survey.name} has",
+                reason,
+                f"{planes['image'].path} ({band}) has {what}",
+                f"{wanted} as {first} has",
+                "`cutout --resample` puts the bands on one grid.",
             )
-        return footprint
+        self._scales[band] = grids.scale_arcsec(own)
+        return ResampledBand(pixels, own, self.footprint)
 
-    def _check_same_grid(self, first: Footprint, other: Footprint, band: str) -> None:
+    def _remarks(self) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for kind in sorted(set(self._survey.files.kinds.values()) - {"image", "psf"}):
+            # Any plane of noise will do.
+            alike = NOISE_KINDS if kind in NOISE_KINDS else (kind,)
+            bands = [
+                band
+                for band, planes in self._planes.items()
+                if planes and not set(alike) & set(planes)
+            ]
+            if bands:
+                found[f"no {kind} files, which {self._survey.name} has"] = ",".join(bands)
+        x, y = (float(value) - 1 for value in self.footprint.wcs.wcs.crpix)
         height, width = self.shape_YX
-        x, y = np.array([0.0, width - 1, 0, width - 1]), np.array([0.0, 0, height - 1, height - 1])
-        ra, dec = first.sky_of(x, y)
-        with quietly():
-            x_other, y_other = other.wcs.all_world2pix(ra, dec, 0, quiet=True, ra_dec_order=True)
-        shift = float(np.hypot(x_other - x, y_other - y).max())
-        if not shift <= _GRID_TOLERANCE_PIX:
-            raise UnitError(
-                "unequal_grid",
-                f"{self.name}: band {band} is shifted by up to {shift:.2f} pixels "
-                f"against {self.bands[0]}",
-                "bands on one pixel grid",
-            )
+        inside = -0.5 <= x <= width - 0.5 and -0.5 <= y <= height - 0.5
+        if self._survey.reference_pixel_inside and not inside:
+            found[
+                "the reference pixel of the WCS outside the image: right for a cutout with a new "
+                "header, wrong by as much for one that kept its tile's; compare one position"
+            ] = f"{x:.0f}, {y:.0f}"
+        return found
 
     def psf_fwhm_arcsec(self, band: str) -> float:
-        """FWHM of the PSF (see `_psf_fwhm_arcsec`); NaN for a band that is missing."""
-        return _psf_fwhm_arcsec(self._planes[band], self._survey, band)
+        """FWHM of the PSF in the middle of the tile; NaN for a band that is missing."""
+        height, width = self.shape_YX
+        middle = np.array([(width - 1) / 2]), np.array([(height - 1) / 2])
+        return float(self.psf_at(band, *middle)[0][0])
+
+    def psf_at(
+        self,
+        band: str,
+        x: NDArray[np.float64],
+        y: NDArray[np.float64],
+        *,
+        stars: bool = False,
+    ) -> tuple[NDArray[np.float32], str]:
+        """FWHM of the PSF at pixel positions, and where it is from.
+
+        Parameters
+        ----------
+        band : str
+        x, y : (N,) float64
+        stars : bool
+            Measure it on the tile's stars where no file or header tells it.
+
+        Returns
+        -------
+        fwhm_arcsec : (N,) float32
+            NaN for a band that is missing.
+        source : str
+            ``psfex`` (a model, at the position), ``header``, ``picture`` (of the PSF), ``stars``
+            (the tile's), ``survey`` (its typical one), or empty for a band that is missing.
+        """
+        planes, pixels, scale = self._planes[band], self.pixels[band], self._scales[band]
+        if not planes:
+            return np.full(len(x), np.nan, np.float32), ""
+        if band in self._models:
+            own = pixels.place(x, y) if isinstance(pixels, ResampledBand) else (x, y)
+            shape = planes["image"].shape
+            found = tilepsf.modelled_fwhm_arcsec(self._models[band], *own, shape, scale)
+            if found is not None:
+                return found.astype(np.float32), tilepsf.PSFEX
+        typical = self._survey.psf_fwhm_arcsec[band]
+        told = tilepsf.told_fwhm_arcsec(planes, self._survey, scale)
+        if told is None and stars:
+            told = self._stars(band, typical)
+        value, source = told or (typical, tilepsf.SURVEY)
+        return np.full(len(x), value, np.float32), source
+
+    def _stars(self, band: str, typical_arcsec: float) -> tuple[float, str] | None:
+        from lensfinder.stars import star_fwhm_pix
+
+        # On the band's grid as it is cut.
+        scale = self._survey.pixel_scale_arcsec
+
+        def read(rows: slice, columns: slice) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+            window = self.pixels[band][rows, columns]
+            return window.flux, window.mask != 0
+
+        width = star_fwhm_pix(read, self.shape_YX, typical_arcsec / scale) * scale
+        return (width, tilepsf.STARS) if math.isfinite(width) else None
 
 
 class Stamp:
@@ -291,28 +292,15 @@ class Stamp:
             self.centre = (math.nan, math.nan)
 
     def psf_fwhm_arcsec(self, band: str) -> float:
-        """FWHM of the PSF (see `_psf_fwhm_arcsec`)."""
-        return _psf_fwhm_arcsec(self._planes[band], self._survey, band)
+        """FWHM of the PSF: what the file tells, else the survey's typical one."""
+        return self.psf_at(band)[0]
 
-
-def _psf_fwhm_arcsec(planes: Mapping[str, Plane], survey: Survey, band: str) -> float:
-    """FWHM of the PSF: from the header or a picture of the PSF, else the survey's typical one."""
-    said = survey.psf
-    if not planes:
-        return math.nan
-    scale = survey.pixel_scale_arcsec
-    for plane in (planes[kind] for kind in ("psf", "image") if kind in planes):
-        value = plane.card(said.card) if said.card is not None else None
-        if isinstance(value, (int, float)) and 0 < value < math.inf:
-            return float(value) * (scale if said.unit == "pix" else 1)
-    if "psf" in planes:
-        from lensfinder.psf import fwhm_pix
-
-        plane = planes["psf"]
-        width = fwhm_pix(plane[0 : plane.shape[0], 0 : plane.shape[1]])
-        if math.isfinite(width):
-            return width * scale
-    return survey.psf_fwhm_arcsec[band]
+    def psf_at(self, band: str) -> tuple[float, str]:
+        """FWHM of the PSF in arcsec, and where it is from (see `Tile.psf_at`)."""
+        told = tilepsf.told_fwhm_arcsec(
+            self._planes[band], self._survey, self._survey.pixel_scale_arcsec
+        )
+        return told or (self._survey.psf_fwhm_arcsec[band], tilepsf.SURVEY)
 
 
 @contextmanager
@@ -322,6 +310,7 @@ def open_tile(
     bands: tuple[str, ...],
     *,
     missing: Literal["reject", "mask"] = "reject",
+    resample: bool = False,
 ) -> Iterator[Tile]:
     """Open a tile; only headers are read until pixels are sliced.
 
@@ -332,6 +321,8 @@ def open_tile(
     bands : tuple of str
     missing : {"reject", "mask"}
         What to do where a band's image is missing: refuse the tile, or give NaN for the band.
+    resample : bool
+        Put bands on other pixel grids on the reference band's, rather than refuse them.
 
     Raises
     ------
@@ -340,7 +331,11 @@ def open_tile(
         grid, of another pixel scale or in another unit.
     """
     with ExitStack() as stack:
-        yield Tile(files.name, bands, survey, _open_planes(stack, files, survey, bands, missing))
+        opened = OpenFiles(stack)
+        planes = _open_planes(opened, files, survey, bands, missing)
+        models = {band: tilepsf.psfex_of(opened, files, band) for band in bands if planes[band]}
+        told = {band: model for band, model in models.items() if model is not None}
+        yield Tile(files.name, bands, survey, planes, told, resample=resample)
 
 
 @contextmanager
@@ -353,13 +348,13 @@ def open_stamp(files: TileFiles, survey: Survey, bands: tuple[str, ...]) -> Iter
         If a band is missing, or a file is unreadable, truncated, without image or in another unit.
     """
     with ExitStack() as stack:
-        yield Stamp(files.name, bands, survey, _open_planes(stack, files, survey, bands, "reject"))
+        planes = _open_planes(OpenFiles(stack), files, survey, bands, "reject")
+        yield Stamp(files.name, bands, survey, planes)
 
 
 def _open_planes(
-    stack: ExitStack, files: TileFiles, survey: Survey, bands: tuple[str, ...], missing: str
+    opened: OpenFiles, files: TileFiles, survey: Survey, bands: tuple[str, ...], missing: str
 ) -> dict[str, dict[str, Plane]]:
-    opened = OpenFiles(stack)
     planes: dict[str, dict[str, Plane]] = {}
     for band in bands:
         planes[band] = {}

@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parent.parent / "lensfinder"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # What a stage's folder holds beside kernels: whatever turns a request into units and products.
 ABOVE_KERNELS = {
-    *("stage", "planning", "detection", "inputs", "products", "painting", "grades"),
+    *("stage", "planning", "detection", "moved", "inputs", "products", "painting", "grades"),
     *("data", "distribute", "loop", "states"),
 }
 

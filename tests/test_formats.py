@@ -231,6 +231,7 @@ def test_a_file_without_a_band_serves_all_bands(tmp_path: Path) -> None:
 
 
 NAMES = {
+    "lanusse2018": ["field7_g.fits"],
     "kids": ["KiDS_DR4.0_129.0_-0.5_r_sci.fits", "KiDS_DR4.0_129.0_-0.5_r_msk.fits"],
     "hsc": ["calexp-HSC-I-9813-4,4.fits", "calexp-HSC-R2-9813-4,4.fits"],
     "lsst": [

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lensfinder import schema, tables, tiles
-from lensfinder.config import TargetsConfig
+from lensfinder.config import CutoutConfig, TargetsConfig
 from lensfinder.cutout.targets import Ownership, assign, keep_once
 from lensfinder.cutout.travel import from_plain, meaning, plain_paths
 from lensfinder.footprints import Footprint, separation_deg
@@ -23,7 +23,7 @@ from lensfinder.survey import Survey
 from lensfinder.tables import Columns
 from lensfinder.tiles import TileFiles
 
-_VERSION = 3
+_VERSION = 4
 
 
 def with_neighbours(
@@ -50,6 +50,7 @@ def unit_of(
     own = TileFiles(files.name, {band: files.paths.get(band, {}) for band in wanted})
     keys = {name: getattr(config, name) for name in ("detect_sigma", "detect_pixels")}
     keys["detect_bands"] = list(config.detect_bands or (reference,))
+    keys["resample"] = isinstance(config, CutoutConfig) and config.resample
     return Unit(
         stage=run.stage,
         name=f"detect-{files.name}",
@@ -80,7 +81,7 @@ def detect_unit(unit: Unit) -> Receipt:
     bands = tuple(task["detect"]["detect_bands"])
     files = TileFiles(task["tile"], from_plain(task["paths"]))
     every = tuple(dict.fromkeys((*bands, band)))
-    with tiles.open_tile(files, survey, every) as tile:
+    with tiles.open_tile(files, survey, every, resample=task["detect"]["resample"]) as tile:
         psf_fwhm_arcsec = tile.psf_fwhm_arcsec(band)
         found = detect(
             _reader(tile, bands, survey),

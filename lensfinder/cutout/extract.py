@@ -11,14 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lensfinder import schema, stamps
-from lensfinder.bands import Pixels
+from lensfinder.bands import BandPixels, Pixels
+from lensfinder.tilepsf import psf_sources
 from lensfinder.tiles import Tile
 
 # Where a saturated pixel spoils an object rather than its surroundings.
 CORE_ARCSEC = 2.0
 _MUCH_MASKED = 0.1
-# Stamps cut, converted and judged together: few enough to stay in a core's cache.
-_BLOCK = 16
+# Reasons to reject a target for its pixels; all others speak of its files.
+BY_RULE = ("constant", "masked", "no_data")
+# Stamps cut and converted together, few enough to stay in a core's cache; and judged together.
+_BLOCK = 8
+_JUDGED = 256
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,7 @@ def extract(
     pixel_scale_arcsec: float,
     max_bad_fraction: float,
     variance: bool = False,
+    measure_psf: bool = False,
     room: Room | None = None,
 ) -> Stamps:
     """Cut the stamps of `targets` and judge each.
@@ -85,6 +90,8 @@ def extract(
         A target with more masked pixels than that in some band is rejected.
     variance : bool
         Cut the variance, too.
+    measure_psf : bool
+        Measure the PSF on the tile's stars, where no file or header tells it.
     room : Room, optional
         Where to put the stamps, which are valid until it is used again.
 
@@ -111,17 +118,20 @@ def extract(
         present = [c for c, band in enumerate(tile.bands) if band not in tile.missing_bands]
     outcome, reason = np.empty(n, object), np.empty(n, object)
     flags = np.empty(n, np.int32)
-    for start in range(0, n, _BLOCK):
-        block = slice(start, start + _BLOCK)
-        for c, band in enumerate(tile.bands):
-            own = None if noise is None else noise[block, c]
-            tile.pixels[band].stamps(
-                ix[block], iy[block], Pixels(image[block, c], mask[block, c], own)
-            )
-        outcome[block], reason[block], flags[block] = judge(
-            image[block] if present is None else image[block][:, present],
-            mask[block] if present is None else mask[block][:, present],
-            at_edge[block],
+    for first in range(0, n, _JUDGED):
+        last = min(n, first + _JUDGED)
+        good = True
+        for start in range(first, last, _BLOCK):
+            block = slice(start, min(last, start + _BLOCK))
+            own = None if noise is None else noise[block]
+            room_here = Pixels(image[block], mask[block], own)
+            good &= _cut(tile, ix[block], iy[block], room_here, inside=not at_edge[block].any())
+        judged = slice(first, last)
+        kept: Any = (judged,) if present is None else (judged, present)
+        outcome[judged], reason[judged], flags[judged] = judge(
+            image[kept],
+            None if good else mask[kept],
+            at_edge[judged],
             CORE_ARCSEC / pixel_scale_arcsec,
             max_bad_fraction,
         )
@@ -133,20 +143,50 @@ def extract(
         "dx": dx,
         "dy": dy,
         **{name: values for name, values in targets.items() if name.startswith("mag_")},
-        **{
-            f"psf_fwhm_{band}_arcsec": np.full(n, tile.psf_fwhm_arcsec(band), np.float32)
-            for band in tile.bands
-        },
+        **_psf_columns(tile, targets["x"], targets["y"], measure_psf),
         "flags": flags,
     }
+    if tile.resampled_bands:
+        columns["resampled_bands"] = np.full(n, ",".join(tile.resampled_bands), dtype=object)
     for name in schema.REQUIRED_COLUMNS:
         columns.setdefault(name, np.array([schema.empty_value(name)] * n))
     return Stamps(image, mask, noise, columns, outcome, reason)
 
 
+def _psf_columns(
+    tile: Tile, x: NDArray[np.float64], y: NDArray[np.float64], measure: bool
+) -> dict[str, NDArray[Any]]:
+    columns: dict[str, NDArray[Any]] = {}
+    sources = {}
+    for band in tile.bands:
+        columns[f"psf_fwhm_{band}_arcsec"], sources[band] = tile.psf_at(band, x, y, stars=measure)
+    columns["psf_source"] = np.full(len(x), psf_sources(sources), dtype=object)
+    return columns
+
+
+def _cut(
+    tile: Tile, ix: NDArray[np.int64], iy: NDArray[np.int64], out: Pixels, *, inside: bool
+) -> bool:
+    """Cut a few stamps of all bands into `out`; tell whether all pixels are known to be good."""
+    bands = [tile.pixels[band] for band in tile.bands]
+    quick = [band for band in bands if isinstance(band, BandPixels) and band.only_fluxes]
+    if inside and out.variance is None and len(quick) == len(bands):
+        for c, plain in enumerate(quick):
+            plain.fluxes(ix, iy, out.flux[:, c])
+        fluxes = out.flux.reshape(-1)
+        # NaN and infinity are the numbers that 0 times does not make 0; nothing tells it faster.
+        if np.dot(fluxes, np.zeros(fluxes.shape, np.float32)) == 0:
+            out.mask[:] = 0
+            return True
+    for c, band in enumerate(bands):
+        noise = None if out.variance is None else out.variance[:, c]
+        band.stamps(ix, iy, Pixels(out.flux[:, c], out.mask[:, c], noise))
+    return False
+
+
 def judge(
     image_NCHW: NDArray[np.float32],
-    mask_NCHW: NDArray[np.uint8],
+    mask_NCHW: NDArray[np.uint8] | None,
     at_edge_N: NDArray[np.bool_],
     core_pix: float,
     max_bad_fraction: float,
@@ -160,6 +200,7 @@ def judge(
     Parameters
     ----------
     image_NCHW, mask_NCHW : (N, band, y, x)
+        No mask where all pixels are good.
     at_edge_N : (N,) bool
         Part of the stamp lies outside the tile.
     core_pix : float
@@ -173,28 +214,29 @@ def judge(
     """
     n, _, size, _ = image_NCHW.shape
     half = size // 2
-    masked = bool(mask_NCHW.any())
-    bad = np.count_nonzero(mask_NCHW, axis=(2, 3)).max(axis=1) if masked else np.zeros(n)
-    bad_fraction = bad / size**2
-    centre_empty = ((mask_NCHW[:, :, half, half] & schema.MASK_NO_DATA) != 0).any(axis=1)
-    constant = np.zeros(n, bool)
+    bad_fraction, constant = np.zeros(n), np.zeros(n, bool)
+    centre_empty, saturated = np.zeros(n, bool), np.zeros(n, bool)
     # A middle row that varies says the same of the whole stamp, and costs a hundredth.
-    middle = slice(half, half + 1)
-    (suspect,) = np.nonzero(~_varies(image_NCHW[:, :, middle], mask_NCHW[:, :, middle]))
+    middle: Any = (slice(None), slice(None), slice(half, half + 1))
+    row_mask = None if mask_NCHW is None else mask_NCHW[middle]
+    (suspect,) = np.nonzero(~_varies(image_NCHW[middle], row_mask))
     if len(suspect):
-        constant[suspect] = ~_varies(image_NCHW[suspect], mask_NCHW[suspect])
-    y, x = np.mgrid[:size, :size] - half
-    core = np.hypot(x, y) <= core_pix
-    saturated = np.zeros(n, bool)
-    if masked:
-        saturated = ((mask_NCHW & schema.MASK_SATURATED) != 0)[:, :, core].any(axis=(1, 2))
+        own_mask = None if mask_NCHW is None else mask_NCHW[suspect]
+        constant[suspect] = ~_varies(image_NCHW[suspect], own_mask)
+    if mask_NCHW is not None:
+        bad_fraction = np.count_nonzero(mask_NCHW, axis=(2, 3)).max(axis=1) / size**2
+        centre_empty = ((mask_NCHW[:, :, half, half] & schema.MASK_NO_DATA) != 0).any(axis=1)
+        y, x = np.mgrid[:size, :size] - half
+        core = np.hypot(x, y) <= core_pix
+        saturated = ((mask_NCHW[:, :, core] & schema.MASK_SATURATED) != 0).any(axis=(1, 2))
 
     flags = np.zeros(n, np.int32)
     flags[at_edge_N] |= schema.FLAG_EDGE
     flags[bad_fraction > _MUCH_MASKED] |= schema.FLAG_MASKED
     flags[saturated] |= schema.FLAG_SATURATED
     outcome = np.where(flags != 0, schema.FLAGGED, schema.OK).astype(object)
-    reason = np.array(["+".join(schema.flag_names(int(f))) for f in flags], dtype=object)
+    spelled = {int(f): "+".join(schema.flag_names(int(f))) for f in np.unique(flags)}
+    reason = np.array([spelled[f] for f in flags.tolist()], dtype=object)
     for why, rejected in (
         ("constant", constant),
         ("masked", bad_fraction > max_bad_fraction),
@@ -204,9 +246,11 @@ def judge(
     return outcome, reason, flags
 
 
-def _varies(image_NCHW: NDArray[np.float32], mask_NCHW: NDArray[np.uint8]) -> NDArray[np.bool_]:
+def _varies(
+    image_NCHW: NDArray[np.float32], mask_NCHW: NDArray[np.uint8] | None
+) -> NDArray[np.bool_]:
     """Tell stamps of which no band has good pixels of one value only."""
-    good = np.where(mask_NCHW == 0, image_NCHW, np.nan)
+    good = image_NCHW if mask_NCHW is None else np.where(mask_NCHW == 0, image_NCHW, np.nan)
     # fmax and fmin ignore NaN and stay silent where nothing is left.
     spread = np.fmax.reduce(good, axis=(2, 3)) - np.fmin.reduce(good, axis=(2, 3))
     varies: NDArray[np.bool_] = (spread != 0).all(axis=1)

@@ -15,6 +15,7 @@ from lensfinder import tables, tiles
 from lensfinder.config import CutoutConfig, TargetsConfig
 from lensfinder.cutout import detection
 from lensfinder.cutout.detection import detect_unit
+from lensfinder.cutout.moved import refuse_moved
 from lensfinder.cutout.select import NAMED, dereddened, within
 from lensfinder.cutout.targets import Ownership, assign
 from lensfinder.cutout.travel import from_plain, meaning, plain_paths
@@ -129,6 +130,7 @@ class Plan:
         jobs = self.jobs()
         while jobs:
             units = [unit_of(job) for job in jobs]
+            refuse_moved(run, self, jobs, units)
             yield units
             stand_ins: list[Job] = []
             for job, unit in zip(jobs, units, strict=True):
@@ -178,11 +180,15 @@ def plan_targets(
         None if config.catalog is None else tables.read_catalog(config.catalog, config.columns)
     )
     readable, footprints = [], []
+    remarks: dict[str, dict[str, str]] = {}
     for files in found:
-        footprint = _footprint(files, survey, bands, run, config, targets_known=catalog is not None)
+        footprint = _footprint(
+            files, survey, bands, run, config, remarks, targets_known=catalog is not None
+        )
         if footprint is not None:
             readable.append(files)
             footprints.append(footprint)
+    run.notices += [_remark(what, where) for what, where in remarks.items()]
     share = {files.name for files in run.share(found)}
     reference = survey.reference_of(bands)
     if not set(config.detect_bands) <= set(bands):
@@ -243,12 +249,17 @@ def _footprint(
     bands: tuple[str, ...],
     run: Run,
     config: TargetsConfig,
+    remarks: dict[str, dict[str, str]],
     *,
     targets_known: bool,
 ) -> Footprint | None:
-    missing = config.missing_band if isinstance(config, CutoutConfig) else "reject"
+    own = config if isinstance(config, CutoutConfig) else CutoutConfig()
     try:
-        with tiles.open_tile(files, survey, bands, missing=missing) as tile:
+        with tiles.open_tile(
+            files, survey, bands, missing=own.missing_band, resample=own.resample
+        ) as tile:
+            for what, where in tile.remarks.items():
+                remarks.setdefault(what, {})[tile.name] = where
             return tile.footprint
     except UnitError as error:
         # Targets of a catalogue that lie on a broken tile are not forgotten: its unit will fail
@@ -259,6 +270,13 @@ def _footprint(
             run.units.append(unit)
             run.record(unit, Failure(error.reason, str(error), error.exit_code))
         return footprint
+
+
+def _remark(what: str, where: Mapping[str, str]) -> str:
+    """Say in one line what is odd about some tiles."""
+    named = [f"{name} ({seen})" for name, seen in list(where.items())[:3]]
+    more = f" and {len(where) - 3} more" if len(where) > 3 else ""
+    return f"note: {what}: {', '.join(named)}{more}"
 
 
 def _selected(targets: Columns, config: TargetsConfig, reference: str) -> NDArray[np.bool_]:

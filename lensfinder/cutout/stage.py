@@ -16,14 +16,14 @@ from lensfinder import schema, shards, survey, tables, tiles
 from lensfinder.config import Config
 from lensfinder.cutout import planning
 from lensfinder.cutout.extract import Room, Stamps, extract
-from lensfinder.cutout.stampfiles import stamps_of
+from lensfinder.cutout.stampfiles import is_damage, stamps_of
 from lensfinder.errors import RequestError
 from lensfinder.ledger import close_ledger
 from lensfinder.runs import Receipt, Run, Summary, Unit, fingerprint, ingredients
 from lensfinder.survey import Survey
 from lensfinder.tiles import TileFiles
 
-_VERSION = 2
+_VERSION = 3
 
 # A process does one unit after another.
 _ROOM = Room()
@@ -50,6 +50,8 @@ def _unit(job: planning.Job, run: Run, this: Survey, bands: tuple[str, ...]) -> 
         "variance": config.variance,
         "max_bad_fraction": config.max_bad_fraction,
         "missing_band": config.missing_band,
+        "resample": config.resample,
+        "measure_psf": config.measure_psf,
     }
     return Unit(
         stage="cutout",
@@ -115,6 +117,7 @@ def do(unit: Unit) -> Receipt:
         this,
         bands,
         missing=keys["missing_band"],
+        resample=keys["resample"],
     ) as tile:
         stamps = extract(
             tile,
@@ -123,6 +126,7 @@ def do(unit: Unit) -> Receipt:
             pixel_scale_arcsec=this.pixel_scale_arcsec,
             max_bad_fraction=keys["max_bad_fraction"],
             variance=keys["variance"],
+            measure_psf=keys["measure_psf"],
             room=_ROOM,
         )
     return _write(unit, this, bands, stamps)
@@ -182,6 +186,7 @@ def made_from(product: Path) -> dict[str, Any] | None:
 def finish(run: Run) -> Summary:
     """Write index and ledger; say how many targets became what."""
     counts = close_ledger(run, prove, _outcomes, _planned_ids)
+    damaged = _damaged_stamps(run)
     selection = run.notes["selection"]
     fraction = selection["selected_fraction"]
     share = f" ({fraction:.1%} of those)" if fraction is not None else ""
@@ -193,9 +198,33 @@ def finish(run: Run) -> Summary:
             f"cutout: {selection['catalogue']} objects listed, {selection['inside']} of them "
             f"inside tiles, {selection['selected']} selected{share}; "
             f"{counts['ok']} ok, {counts['flagged']} flagged, {counts['rejected']} rejected, "
-            f"{counts['failed']} failed"
+            f"{counts['failed']} failed",
+            *damaged,
         ],
+        # Damaged files are no one's choice: they are told as damaged tiles are.
+        exit_code=0 if not damaged else 3 if counts["ok"] + counts["flagged"] else 2,
     )
+
+
+def _damaged_stamps(run: Run) -> list[str]:
+    """Say which stamps can't be read."""
+    found: dict[str, str] = {}
+    for unit in run.units:
+        if "stamps" in unit.task and unit.product.exists():
+            ended = _outcomes(unit)
+            found |= {
+                name: reason
+                for name, reason in zip(ended["id"], ended["reason"], strict=True)
+                if is_damage(reason)
+            }
+    if not found:
+        return []
+    named = [f"{name} [{reason}]" for name, reason in list(found.items())[:3]]
+    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+    return [
+        f"damaged: {len(found)} stamps can't be read: {', '.join(named)}{more}; "
+        "the ledger names all of them, and `lensfinder check` says what is wrong with each"
+    ]
 
 
 def _planned_ids(unit: Unit) -> list[str]:

@@ -8,11 +8,18 @@ from typing import Any
 import numpy as np
 
 from lensfinder import schema, stamps, tiles
-from lensfinder.cutout.extract import CORE_ARCSEC, Stamps, judge
+from lensfinder.cutout.extract import BY_RULE, CORE_ARCSEC, Stamps, judge
 from lensfinder.cutout.travel import from_plain
 from lensfinder.errors import UnitError
 from lensfinder.survey import Survey
-from lensfinder.tiles import TileFiles
+from lensfinder.tilefiles import TileFiles
+from lensfinder.tilepsf import psf_sources
+
+
+def is_damage(reason: str) -> bool:
+    """Tell a reason to reject a stamp that its files give from one that its pixels do."""
+    flags = set(schema.FLAG_NAMES.values())
+    return bool(reason) and reason not in BY_RULE and not set(reason.split("+")) <= flags
 
 
 def stamps_of(
@@ -75,6 +82,7 @@ def read_stamps(
     columns = {name: np.full(n, np.nan) for name in ("ra", "dec", "x", "y")}
     columns |= {name: np.zeros(n, np.float32) for name in ("dx", "dy")}
     fwhm = np.full((n, len(bands)), np.nan, np.float32)
+    sources = np.full(n, "", dtype=object)
     for k, files in enumerate(objects):
         try:
             with tiles.open_stamp(files, survey, bands) as stamp:
@@ -87,7 +95,9 @@ def read_stamps(
                         (whole.mask, mask, schema.MASK_NO_DATA),
                     ):
                         (out[k, c],) = stamps.crop(plane, ix, iy, size, fill=fill, dtype=out.dtype)
-                    fwhm[k, c] = stamp.psf_fwhm_arcsec(band)
+                psfs = {band: stamp.psf_at(band) for band in bands}
+                fwhm[k] = [width for width, _ in psfs.values()]
+                sources[k] = psf_sources({band: source for band, (_, source) in psfs.items()})
                 at_edge[k] = min(height, width) < size
                 columns["ra"][k], columns["dec"][k] = stamp.centre
                 # The middle of an even side lies between two pixels.
@@ -109,6 +119,7 @@ def read_stamps(
         "flags": flags,
         "label": np.array([labels.get(name, schema.UNKNOWN) for name in ids], np.int8),
         **{f"psf_fwhm_{band}_arcsec": fwhm[:, c] for c, band in enumerate(bands)},
+        "psf_source": sources,
     }
     for name in schema.REQUIRED_COLUMNS:
         found.setdefault(name, np.array([schema.empty_value(name)] * n))

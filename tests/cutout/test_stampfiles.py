@@ -76,7 +76,8 @@ def test_damaged_stamps_are_rejected_and_the_others_come_through(
         "cutout", tmp_path / "in", "--survey", "bologna_ground", "--size", 31, "--engine", "serial",
         "-o", tmp_path / "out",
     )  # fmt: skip
-    assert said.code == 0, said.err
+    assert said.code == 3, said.err
+    assert "damaged: 3 stamps can't be read: 100001 [unreadable], 100002 [missing_band]" in said.out
     ledger = tables.read_columns(tmp_path / "out" / "ledger.parquet")
     ended = dict(zip(ledger["id"], zip(ledger["outcome"], ledger["reason"], strict=True), strict=1))
     assert ended == {

@@ -1,0 +1,106 @@
+"""What the columns of a catalogue may be called, and what its rows may hold."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lensfinder import schema
+from lensfinder.errors import RequestError
+
+# Usual names of a column, compared without case, units in brackets and punctuation.
+USUAL_NAMES = {
+    "id": ("id", "name", "objid", "objectid", "sourceid", "objname", "coaddobjectid", "number"),
+    "ra": ("ra", "radeg", "raj2000", "alphaj2000", "raicrs", "rightascension", "alpha"),
+    "dec": ("dec", "decdeg", "decj2000", "dej2000", "deltaj2000", "deicrs", "declination", "delta"),
+}
+
+
+def plain(column: Any) -> NDArray[Any]:
+    """Return the values of astropy's `column`; angles in degrees, masked ones empty or NaN."""
+    from astropy import units
+
+    values = np.asarray(column)
+    if column.unit is not None and column.unit.is_equivalent(units.deg):
+        values = values * column.unit.to(units.deg)
+    mask = np.asarray(getattr(column, "mask", False))
+    if not mask.any():
+        return values
+    if values.dtype.kind in "OUS":
+        return np.where(mask, "", np.array([text(value) for value in values], dtype=object))
+    if values.dtype.kind in "iu":
+        # Ids may be larger than what a float64 tells apart.
+        exact = values.astype(object)
+        exact[mask] = None
+        return exact
+    return np.where(mask, np.nan, values.astype(np.float64))
+
+
+def key(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", re.sub(r"\[.*?\]", "", name.lower()))
+
+
+def find(path: Path, raw: Mapping[str, Any], name: str, columns: Mapping[str, str]) -> str:
+    if name in columns:
+        if columns[name] not in raw:
+            raise RequestError(
+                f"{path} has no column '{columns[name]}' (asked for as {name})",
+                f"one of {sorted(raw)}",
+            )
+        return columns[name]
+    keys = {key(column): column for column in reversed(list(raw))}
+    for usual in USUAL_NAMES[name]:
+        if usual in keys:
+            return keys[usual]
+    raise RequestError(
+        f"{path} has no column for {name}: it has {sorted(raw)}",
+        f"one named like {', '.join(USUAL_NAMES[name][:4])}",
+        f"Name it in the configuration: columns = {{ {name} = '…' }}.",
+    )
+
+
+def text(value: Any) -> str:
+    if value is None:
+        return ""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def numbers(path: Path, raw: Mapping[str, NDArray[Any]], column: str) -> NDArray[np.float64]:
+    try:
+        values = raw[column].astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise RequestError(f"{path}: column '{column}' is not numeric: {error}") from error
+    if values.ndim != 1:
+        raise RequestError(f"{path}: column '{column}' has {values.shape[1:]} values a row", "one")
+    return values
+
+
+def refuse(path: Path, bad: NDArray[np.bool_], what: str, expected: str) -> None:
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        more = f" (and {int(bad.sum()) - 1} more)" if bad.sum() > 1 else ""
+        raise RequestError(f"{path}, row {row + 1}: {what}{more}", expected)
+
+
+def check_positions(path: Path, ra: NDArray[np.float64], dec: NDArray[np.float64]) -> None:
+    refuse(path, ~np.isfinite(ra) | (ra < 0) | (ra > 360), "RA is not within 0–360", "degrees")
+    refuse(path, ~np.isfinite(dec) | (abs(dec) > 90), "Dec is not within ±90", "degrees")
+
+
+def check_rows(path: Path, catalog: Mapping[str, NDArray[Any]]) -> None:
+    ids = catalog["id"]
+    check_positions(path, catalog["ra"], catalog["dec"])
+    long = np.array([len(name.encode()) > schema.MAX_ID_BYTES for name in ids], dtype=bool)
+    refuse(path, long, "the id is too long", f"at most {schema.MAX_ID_BYTES} bytes")
+    unprintable = np.array([not name or not name.isprintable() for name in ids], dtype=bool)
+    refuse(path, unprintable, "the id is empty or holds control characters", "printable text")
+    _, first, counts = np.unique(ids.astype(str), return_index=True, return_counts=True)
+    twice = np.ones(len(ids), dtype=bool)
+    twice[first] = False
+    if counts.max(initial=1) > 1:
+        refuse(path, twice, "the id stands there twice", "unique ids")
