@@ -8,8 +8,14 @@ from typing import Any
 
 import numpy as np
 
-_STRETCHES = ("arcsinh", "sqrt", "linear")
+STRETCHES = ("arcsinh", "sqrt", "linear")
 _WEIGHTS = (0.75, 1.0, 1.6)  # red, green, blue
+# White is the level that this share of a stamp's pixels stays below, but never less than so many
+# times its noise: a bright galaxy does not drown its surroundings, a faint one shows its noise.
+_WHITE_QUANTILE = 0.998
+_LEAST_WHITE = {"arcsinh": 40.0, "sqrt": 25.0, "linear": 12.0}
+_LINEAR_WHITE = 0.25  # of white: what is faint beside a core is seen in the linear stretch
+_ARCSINH_SOFTENING = 8.0  # in units of the noise
 
 
 def compose(image_CYX: np.ndarray, sky_rms_njy_C: np.ndarray, stretch: str) -> np.ndarray:
@@ -22,7 +28,7 @@ def compose(image_CYX: np.ndarray, sky_rms_njy_C: np.ndarray, stretch: str) -> n
     ----------
     image_CYX : nJy, bands from blue to red; first, middle and last make blue, green and red
     sky_rms_njy_C : noise of a pixel; the stretch is in units of the middle band's
-    stretch : arcsinh, sqrt or linear
+    stretch : one of `STRETCHES`
 
     Returns
     -------
@@ -33,34 +39,39 @@ def compose(image_CYX: np.ndarray, sky_rms_njy_C: np.ndarray, stretch: str) -> n
     flux = np.nan_to_num(image_CYX[chosen]) / sky_rms_njy_C[bands // 2]
     scaled = flux * np.array(_WEIGHTS)[:, None, None] if bands > 1 else flux
     mean = np.clip(scaled.mean(axis=0), 1e-3, None)
-    limits = {"arcsinh": 60.0, "sqrt": 60.0, "linear": 20.0}
-    relative = np.clip(mean / limits[stretch], 0, 1)
+    white = max(float(np.quantile(mean, _WHITE_QUANTILE)), _LEAST_WHITE[stretch])
     if stretch == "arcsinh":
-        relative = np.arcsinh(30 * relative) / np.arcsinh(30)
+        soft = _ARCSINH_SOFTENING
+        bright = np.arcsinh(mean / soft) / np.arcsinh(white / soft)
     elif stretch == "sqrt":
-        relative = np.sqrt(relative)
-    rgb = np.clip(scaled, 0, None) * (relative / mean)
+        bright = np.sqrt(mean / white)
+    else:
+        bright = mean / max(_LINEAR_WHITE * white, _LEAST_WHITE[stretch])
+    rgb = np.clip(scaled, 0, None) * (np.minimum(bright, 1) / mean)
     # Where one colour would overflow, all are scaled: a bright core keeps its hue.
     rgb = rgb / np.maximum(rgb.max(axis=0), 1)
     result: np.ndarray = np.moveaxis(rgb, 0, -1)
     return result
 
 
-def choose(kind_N: np.ndarray, lenses: int = 20, each: int = 10) -> np.ndarray:
-    """Rows worth a look: some lenses first, then a line of each kind of negative, by name."""
+def choose(kind_N: np.ndarray, lenses: int, each: int) -> list[np.ndarray]:
+    """Rows worth a look: some lenses, then some of each kind of negative, by name."""
     parts = [np.flatnonzero(kind_N == "lens")[:lenses]]
     parts += [np.flatnonzero(kind_N == kind)[:each] for kind in sorted({*kind_N} - {"lens"})]
-    return np.concatenate(parts)
+    return [part for part in parts if len(part)]
 
 
 def caption(truth: Mapping[str, Any], band: str) -> str:
     """Two short lines about a mock."""
-    first, magnitude = str(truth["kind"]), truth[f"mag_{band}"]
-    if np.isfinite(magnitude):
-        first += f"  {band} {magnitude:.1f}"
-    if not np.isfinite(truth["theta_e_arcsec"]):
-        return first
-    return f"{first}\nθE {truth['theta_e_arcsec']:.2f}″  S/N {truth['source_snr']:.0f}"
+    magnitude = truth[f"mag_{band}"]
+    first = f"{band} {magnitude:.1f}" if np.isfinite(magnitude) else ""
+    if truth["kind"] == "lens":
+        return (
+            f"{first}  z {truth['z_lens']:.2f}, {truth['z_source']:.2f}\n"
+            f"θE {truth['theta_e_arcsec']:.2f}″  S/N {truth['source_snr']:.0f}"
+        )
+    second = str(truth["artefact"]).replace("_", " ") if truth["kind"] == "artefact" else ""
+    return f"{first}\n{second}"
 
 
 def write_mosaic(
@@ -71,8 +82,9 @@ def write_mosaic(
     *,
     reference_band: str,
     columns_of_stamps: int = 10,
+    lines_of_lenses: int = 3,
 ) -> None:
-    """Write a PNG with one panel for each stretch.
+    """Write a PNG: lines of lenses, then a line of each kind of negative, in every stretch.
 
     Parameters
     ----------
@@ -82,22 +94,33 @@ def write_mosaic(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    n = len(image_NCHW)
-    lines = -(-n // columns_of_stamps)
-    size = (1.35 * columns_of_stamps, 1.75 * lines * len(_STRETCHES) + 0.4)
-    figure = Figure(figsize=size, layout="constrained")
+    across = columns_of_stamps
+    lines = [
+        part[k : k + across]
+        for part in choose(columns["kind"], lines_of_lenses * across, across)
+        for k in range(0, len(part), across)
+    ]
+    size = (1.3 * across, (1.55 * len(lines) + 0.3) * len(STRETCHES))
+    figure = Figure(figsize=size)
     FigureCanvasAgg(figure)
-    panels = figure.subfigures(len(_STRETCHES), 1, squeeze=False)[:, 0]
-    for panel, stretch in zip(panels, _STRETCHES, strict=True):
-        panel.suptitle(f"{stretch} · {', '.join(bands)}", fontsize=8)
-        axes = panel.subplots(lines, columns_of_stamps, squeeze=False).ravel()
-        for k, axis in enumerate(axes):
-            axis.set_axis_off()
-            if k >= n:
-                continue
-            truth = {name: values[k] for name, values in columns.items()}
-            sky = np.array([truth[f"sky_rms_{b}_njy"] for b in bands])
-            axis.imshow(compose(image_NCHW[k], sky, stretch), origin="lower")
-            text = caption(truth, reference_band)
-            axis.text(0.5, -0.03, text, fontsize=5, va="top", ha="center", transform=axis.transAxes)
+    panels = figure.subfigures(len(STRETCHES), 1, squeeze=False)[:, 0]
+    for panel, stretch in zip(panels, STRETCHES, strict=True):
+        panel.subplots_adjust(0.02, 0.01, 0.995, 0.975, 0.03, 0.22)
+        panel.suptitle(f"{stretch} · {', '.join(bands)}", fontsize=9, y=0.995, va="top")
+        axes = panel.subplots(len(lines), across, squeeze=False)
+        for line, rows in zip(axes, lines, strict=True):
+            for axis in line:
+                axis.set_axis_off()
+            for axis, k in zip(line, rows.tolist(), strict=False):
+                truth = {name: values[k] for name, values in columns.items()}
+                sky = np.array([truth[f"sky_rms_{b}_njy"] for b in bands])
+                axis.imshow(compose(image_NCHW[k], sky, stretch), origin="lower")
+                below = {"transform": axis.transAxes, "fontsize": 5.5, "va": "top"}
+                axis.text(0.5, -0.03, caption(truth, reference_band), ha="center", **below)
+            kind = str(columns["kind"][rows[0]]).replace("_", " ")
+            line[0].text(
+                *(-0.1, 0.5, kind),
+                **{"transform": line[0].transAxes, "rotation": 90, "fontsize": 8},
+                **{"va": "center", "ha": "center"},
+            )
     figure.savefig(path, format="png", dpi=110)

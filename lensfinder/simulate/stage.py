@@ -169,17 +169,15 @@ def _outcomes(unit: Unit) -> dict[str, Any]:
 
 
 def _write_preview(run: Run, units: list[Unit]) -> Path:
-    from lensfinder.simulate.preview import choose, write_mosaic
+    from lensfinder.simulate.preview import write_mosaic
 
     path = run.folder / PREVIEW
-    with shards.read(units[0].product) as shard:
-        chosen = choose(shard.catalog["kind"])
-        with commit(path) as temporary:
-            write_mosaic(
-                temporary,
-                shard.image[:][chosen],
-                {name: values[chosen] for name, values in shard.catalog.items()},
-                shard.header.bands,
-                reference_band=run.notes["reference_band"],
-            )
+    with shards.read(units[0].product) as shard, commit(path) as temporary:
+        write_mosaic(
+            temporary,
+            shard.image,
+            shard.catalog,
+            shard.header.bands,
+            reference_band=run.notes["reference_band"],
+        )
     return path
