@@ -14,6 +14,7 @@ from lensfinder import schema
 from lensfinder.errors import RequestError
 
 # Usual names of a column, compared without case, units in brackets and punctuation.
+REDDENING_NAMES = ("ebv", "ebvsfd", "sfdebv", "ebvsf11", "galebv", "ebvsfd98")
 USUAL_NAMES = {
     "id": ("id", "name", "objid", "objectid", "sourceid", "objname", "coaddobjectid", "number"),
     "ra": ("ra", "radeg", "raj2000", "alphaj2000", "raicrs", "rightascension", "alpha"),

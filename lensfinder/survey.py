@@ -132,6 +132,13 @@ class Psf(_Part):
     unit: Literal["arcsec", "pix"] = "arcsec"
 
 
+class Dust(_Part):
+    """Extinction by the Milky Way's dust: magnitudes in each band for E(B-V) = 1, and whence."""
+
+    coefficients: dict[str, Positive]
+    source: str
+
+
 class Survey(_Part):
     """A survey.
 
@@ -172,6 +179,7 @@ class Survey(_Part):
     zero_point: ZeroPoint
     mask: MaskBits = MaskBits()
     psf: Psf = Psf()
+    dust: Dust | None = None
     psf_fwhm_arcsec: dict[str, Positive]
     sky_rms_njy: dict[str, Positive]
 
@@ -191,6 +199,9 @@ class Survey(_Part):
                 "the pattern needs the groups (?P<tile>…) and (?P<band>…), "
                 "or hdus or cube must tell the bands apart"
             )
+        strange = set(self.dust.coefficients if self.dust else ()) - set(self.bands)
+        if strange:
+            raise ValueError(f"dust.coefficients has {sorted(strange)}, which are no bands")
         value = self.zero_point.value
         if isinstance(value, dict) and set(value) < set(self.bands):
             raise ValueError(f"zero_point.value lacks {sorted(set(self.bands) - set(value))}")

@@ -44,7 +44,7 @@ def read_catalog(path: Path, columns: Mapping[str, str] | None = None) -> Column
     -------
     dict
         ``id`` (text), ``ra``, ``dec`` (deg), every ``mag_<band>`` and ``extinction_<band>`` found,
-        and what `columns` names beside.
+        ``ebv`` (mag) where E(B-V) is listed, and what `columns` names beside.
 
     Raises
     ------
@@ -66,6 +66,8 @@ def read_catalog(path: Path, columns: Mapping[str, str] | None = None) -> Column
                 catalog[f"{kind}_{match[1]}"] = catalogs.numbers(path, raw, column).astype(
                     np.float32
                 )
+        if catalogs.key(column) in catalogs.REDDENING_NAMES:
+            catalog["ebv"] = catalogs.numbers(path, raw, column)
     for name, column in (columns or {}).items():
         if name in ("id", "ra", "dec"):
             continue

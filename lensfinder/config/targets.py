@@ -34,7 +34,9 @@ class TargetsConfig(Section):
         "all", description="A colour cut by name: luminous red galaxies as in Petrillo+ 2017."
     )
     deredden: bool = Field(
-        True, description="Take extinction_<band> off mag_<band>, where the catalogue has both."
+        True,
+        description="Take extinction_<band> off mag_<band>, where the catalogue has both; else "
+        "E(B-V) by the survey's [dust] coefficients.",
     )
     detect_sigma: float = Field(
         2.0, gt=0, description="Detection: threshold above the sky in units of its rms."

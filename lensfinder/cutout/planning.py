@@ -211,7 +211,13 @@ def plan_targets(
         targets, ownership = catalog, assign(catalog["ra"], catalog["dec"], footprints)
     corrected: list[str] = []
     if config.deredden:
-        targets, corrected = dereddened(targets, survey.bands)
+        by_ebv = survey.dust.coefficients if survey.dust else {}
+        targets, corrected = dereddened(targets, survey.bands, by_ebv)
+        if "ebv" in targets and not corrected:
+            run.notices.append(
+                f"note: E(B-V) is listed, but {survey.name} has no [dust] coefficients: magnitudes "
+                "are as they were"
+            )
     inside = ownership.owner_N >= 0
     if catalog is not None and not inside.any() and len(footprints) == len(found):
         around = ", ".join(f"{p.centre_ra:.3f} {p.centre_dec:+.3f}" for p in footprints[:3])

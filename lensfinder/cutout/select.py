@@ -68,15 +68,19 @@ def _column(columns: Columns, name: str) -> NDArray[Any]:
     return columns[name]
 
 
-def dereddened(columns: Columns, bands: Sequence[str]) -> tuple[dict[str, NDArray[Any]], list[str]]:
+def dereddened(
+    columns: Columns, bands: Sequence[str], coefficients: Mapping[str, float]
+) -> tuple[dict[str, NDArray[Any]], list[str]]:
     """Correct magnitudes for the dust of the Milky Way.
 
     Parameters
     ----------
     columns : mapping of name to (N,) array
         ``extinction_<band>`` in mag is taken off ``mag_<band>``; band names match whatever their
-        case.
+        case. Without it, ``ebv`` in mag counts, where it is known.
     bands : sequence of str
+    coefficients : mapping of band to float
+        Extinction for E(B-V) = 1.
 
     Returns
     -------
@@ -95,10 +99,11 @@ def dereddened(columns: Columns, bands: Sequence[str]) -> tuple[dict[str, NDArra
     named = {spell(name): values for name, values in columns.items()} | dict(columns)
     corrected = []
     for band in bands:
-        if {f"mag_{band}", f"extinction_{band}"} <= set(named):
-            named[f"mag_{band}"] = (named[f"mag_{band}"] - named[f"extinction_{band}"]).astype(
-                np.float32
-            )
+        extinction = named.get(f"extinction_{band}")
+        if extinction is None and band in coefficients and "ebv" in named:
+            extinction = coefficients[band] * named["ebv"]
+        if extinction is not None and f"mag_{band}" in named:
+            named[f"mag_{band}"] = (named[f"mag_{band}"] - extinction).astype(np.float32)
             corrected.append(band)
     kept = {name: v for name, v in named.items() if not name.startswith("extinction_")}
     return kept, corrected

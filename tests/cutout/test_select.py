@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from skies import sky_YX, tan_wcs, write_kids_tile
 
@@ -52,12 +52,12 @@ def test_ranges_are_of_columns_and_differences() -> None:
 
 def test_extinction_is_taken_off_once() -> None:
     listed = columns(mag_g=[20.0], mag_R=[19.0], extinction_G=[0.3], extinction_r=[0.2], size=[1.0])
-    corrected, bands = dereddened(listed, ["u", "g", "r"])
+    corrected, bands = dereddened(listed, ["u", "g", "r"], {})
     assert bands == ["g", "r"]
     assert corrected["mag_g"][0] == pytest.approx(19.7)
     assert corrected["mag_r"][0] == pytest.approx(18.8)
     assert not any("extinction" in name for name in corrected)
-    again, bands = dereddened(corrected, ["u", "g", "r"])
+    again, bands = dereddened(corrected, ["u", "g", "r"], {})
     assert bands == []
     assert again["mag_g"][0] == corrected["mag_g"][0]
 
@@ -114,3 +114,22 @@ def test_a_missing_band_is_masked_on_request(tmp_path: Path, command: Callable[.
         assert (shard.mask[0, 2] == 1).all()
         assert np.isfinite(shard.image[0, :2]).all()
         assert np.isnan(shard.catalog["psf_fwhm_i_arcsec"][0])
+
+
+@settings(deadline=None, max_examples=20)
+@given(ebv=st.floats(0, 2), coefficient=st.floats(0.1, 6))
+def test_reddening_and_extinction_say_the_same(ebv: float, coefficient: float) -> None:
+    magnitude = np.full(3, 20.0, np.float32)
+    by_ebv, bands = dereddened(
+        {"mag_r": magnitude, "mag_g": magnitude, "ebv": np.full(3, ebv)}, ["r"], {"r": coefficient}
+    )
+    extinction = np.full(3, coefficient * ebv)
+    by_extinction, _ = dereddened({"mag_r": magnitude, "extinction_r": extinction}, ["r"], {})
+    assert bands == ["r"]
+    np.testing.assert_allclose(by_ebv["mag_r"], by_extinction["mag_r"], atol=1e-5)
+    assert (by_ebv["mag_g"] == 20).all(), "a band without a coefficient stays as it was"
+    # An extinction that is listed is the better one.
+    both, _ = dereddened(
+        {"mag_r": magnitude, "extinction_r": np.full(3, 0.5), "ebv": np.ones(3)}, ["r"], {"r": 9.0}
+    )
+    assert both["mag_r"] == pytest.approx(19.5)
