@@ -55,15 +55,13 @@ def star_fwhm_pix(read: Reader, shape_YX: tuple[int, int], guess_pix: float) -> 
 
 def _windows(shape_YX: tuple[int, int]) -> Iterator[tuple[slice, slice]]:
     """Yield windows spread over the tile, far from each other first."""
-    along = [
-        [
-            slice(int(start), int(start) + min(_WINDOW_PIX, side))
-            for start in np.unique(
-                np.linspace(0, max(0, side - _WINDOW_PIX), math.isqrt(_MOST_WINDOWS)).astype(int)
-            )
-        ]
-        for side in shape_YX
-    ]
+    along = []
+    for side in shape_YX:
+        # Without overlap, so that no star counts twice.
+        n = min(math.isqrt(_MOST_WINDOWS), math.ceil(side / _WINDOW_PIX))
+        width = min(_WINDOW_PIX, side // n)
+        starts = np.linspace(0, side - width, n).astype(int).tolist()
+        along.append([slice(start, start + width) for start in starts])
     every = [(rows, columns) for rows in along[0] for columns in along[1]]
     # A stride without a common divisor visits each once.
     stride = 7 if len(every) % 7 else 5
@@ -84,7 +82,8 @@ def _widths(flux: NDArray[np.float32], bad: NDArray[np.bool_], guess_pix: float)
         return []
     signal = np.where(bad, 0, flux - sky)
     # A lone star is the only thing about it that stands out.
-    y, x = np.nonzero(signal > _PEAK_SIGMA * rms)
+    peaks = (signal > _PEAK_SIGMA * rms) & (signal == ndimage.maximum_filter(signal, 3))
+    y, x = np.nonzero(peaks)
     height, width = signal.shape
     inside = (y >= reach) & (y < height - reach) & (x >= reach) & (x < width - reach)
     found = []
