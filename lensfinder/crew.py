@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -28,7 +28,10 @@ class Crew:
     units : mapping of key to Unit
         Those whose result is still to come.
     futures : mapping of key to Future
-    began : mapping of key to (worker's address, time)
+    began : mapping of key to time
+        When a unit was handed out; no more are than there is somebody to begin at once.
+    threads, at_once : int
+        Tasks that run at a time on all machines, and on one at most.
     alone_since : float
         Since when there has been no worker or no scheduler; infinity while there is one.
     """
@@ -36,13 +39,10 @@ class Crew:
     client: Client
     units: dict[str, Unit] = field(default_factory=dict)
     futures: dict[str, Future] = field(default_factory=dict)
-    began: dict[str, tuple[str, float]] = field(default_factory=dict)
+    began: dict[str, float] = field(default_factory=dict)
+    threads: int = 0
+    at_once: int = 1
     alone_since: float = float("inf")
-
-    def note_began(self, event: tuple[float, Mapping[str, str]]) -> None:
-        """Hear from a worker that it began with a unit, perhaps once more."""
-        told = event[1]
-        self.began[told["key"]] = (told["worker"], time.monotonic())
 
     def late(self, timeout_s: float) -> list[str]:
         """Return the keys of units that take too long."""
@@ -51,23 +51,28 @@ class Crew:
         now = time.monotonic()
         return [
             key
-            for key, (_, since) in list(self.began.items())
+            for key, since in self.began.items()
             if key in self.units and now - since > timeout_s
         ]
 
     def drop(self, key: str) -> Unit:
         """Give a unit up, and start anew the worker that is stuck with it."""
-        worker = self.began[key][0]
+        stuck = [worker for worker, keys in self.client.processing().items() if key in keys]
         self.client.cancel([self.futures.pop(key)], force=True)
         # It may be gone already, or have no nanny to start it anew.
         with suppress(ValueError, KeyError, OSError):
-            self.client.restart_workers([worker], timeout=CONNECT_TIMEOUT_S, raise_for_error=False)
+            self.client.restart_workers(stuck, timeout=CONNECT_TIMEOUT_S, raise_for_error=False)
         return self.units.pop(key)
 
     def require_workers(self) -> None:
-        """Raise `Interrupted` if nobody has been there for too long."""
+        """Count the workers; raise `Interrupted` if there has been none for too long."""
         now = time.monotonic()
-        there = self.client.status == "running" and len(self.client.nthreads()) > 0
+        hosts: Counter[str] = Counter()
+        if self.client.status == "running":
+            for address, n in self.client.nthreads().items():
+                hosts[address.rpartition(":")[0]] += n
+        self.threads, self.at_once = hosts.total(), max(hosts.values(), default=1)
+        there = self.threads > 0
         self.alone_since = float("inf") if there else min(self.alone_since, now)
         if now - self.alone_since > NO_WORKERS_TIMEOUT_S:
             raise nobody(f"no worker came within {NO_WORKERS_TIMEOUT_S} s")

@@ -15,7 +15,7 @@ import os
 import signal
 import time
 import traceback
-from collections import Counter
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from distributed import Client, Future
 
 _LOOK_EVERY_S = 1.0
-_TOPIC = "lensfinder-began"
 _MALLOC_KEEP_BYTES = 256 * 2**20
 # Names of malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -144,16 +143,12 @@ def _version_here() -> str:
     return __version__
 
 
-def _attempt_there(
-    unit: Unit, key: str, threads_given: int, at_once: int, version: str
-) -> Receipt | Failure:
-    """Do one unit on a worker, and say that it began.
+def _attempt_there(unit: Unit, threads_given: int, at_once: int, version: str) -> Receipt | Failure:
+    """Do one unit on a worker.
 
     Parameters
     ----------
     unit : Unit
-    key : str
-        Of its task.
     threads_given : int
         0: this machine's cores over `at_once`.
     at_once : int
@@ -167,7 +162,6 @@ def _attempt_there(
     worker = get_worker()
     if version != __version__:
         raise MismatchError(_other_version({worker.address: __version__}), version)
-    worker.log_event(_TOPIC, {"key": key, "worker": worker.address})
     _number = worker.name if isinstance(worker.name, int) else 0
     return attempt(unit, threads_given or max(1, cores() // at_once))
 
@@ -184,10 +178,6 @@ def gpus() -> int:
     if hidden is not None:
         return len([name for name in hidden.split(",") if name.strip() not in ("", "-1")])
     return len(list(Path("/dev").glob("nvidia[0-9]*")))
-
-
-def _with_failure(unit: Unit, timeout_s: float) -> tuple[Unit, Failure]:
-    return unit, _timed_out(unit, timeout_s)
 
 
 class Engine:
@@ -253,44 +243,54 @@ class Engine:
     ) -> Iterator[tuple[Unit, Receipt | Failure]]:
         client = self._start()
         threads_given = max(1, cores() // self.workers) if self.name == "local" else 0
-        hosts: Counter[str] = Counter()
-        for address, n in client.nthreads().items():
-            hosts[address.rpartition(":")[0]] += n
-        at_once = max(hosts.values(), default=1)
         crew, done = Crew(client), SimpleQueue[Any]()
-        client.subscribe_topic(_TOPIC, crew.note_began)
-        for unit in units:
-            key = f"{unit.name}-{unit.fingerprint}"
-            crew.units[key] = unit
+        waiting, suspects = deque(units), list[Unit]()
+
+        def begin(unit: Unit, again: str = "") -> None:
+            key = f"{unit.name}-{unit.fingerprint}{again}"
+            crew.units[key], crew.began[key] = unit, time.monotonic()
             crew.futures[key] = future = client.submit(
-                _attempt_there, unit, key, threads_given, at_once, __version__, key=key
+                _attempt_there, unit, threads_given, crew.at_once, __version__, key=key
             )
             future.add_done_callback(done.put)
+
         looked = time.monotonic()
-        while crew.units:
+        crew.require_workers()
+        while waiting or crew.units or suspects:
+            # No more than are worked on: whoever kills a worker takes no queue along.
+            while waiting and len(crew.units) < max(1, crew.threads):
+                begin(waiting.popleft())
+            if suspects and not crew.units:
+                begin(suspects.pop(), "-alone")
             try:
                 future = done.get(timeout=_LOOK_EVERY_S)
             except Empty:
                 future = None
             if future is not None and future.key in crew.units:
-                unit = crew.units.pop(future.key)
-                yield unit, self._result(unit, future)
+                unit, result = crew.units.pop(future.key), self._result(future)
                 crew.futures.pop(future.key).release()
+                if result is not None:
+                    yield unit, result
+                elif future.key.endswith("-alone"):
+                    yield unit, Failure("worker_died", f"{unit.name}: its worker died, again", 3)
+                else:
+                    suspects.append(unit)  # it, or what ran beside it: alone it will show
             if time.monotonic() - looked >= _LOOK_EVERY_S:
                 looked = time.monotonic()
                 crew.require_workers()
                 for key in crew.late(timeout_s):
-                    yield _with_failure(crew.drop(key), timeout_s)
-        client.unsubscribe_topic(_TOPIC)
+                    unit = crew.drop(key)
+                    yield unit, _timed_out(unit, timeout_s)
 
-    def _result(self, unit: Unit, future: Future) -> Receipt | Failure:
+    def _result(self, future: Future) -> Receipt | Failure | None:
+        """Return what became of a unit; None if workers died of it, or beside it."""
         from distributed import KilledWorker
         from distributed.scheduler import NoValidWorkerError, NoWorkerError
 
         try:
             result: Receipt | Failure = future.result()
-        except KilledWorker as error:
-            return Failure("worker_died", f"{unit.name}: its worker died ({error})", 3)
+        except KilledWorker:
+            return None
         except (NoWorkerError, NoValidWorkerError) as error:
             raise nobody(f"no worker came within {NO_WORKERS_TIMEOUT_S} s ({error})") from error
         except CancelledError as error:
@@ -319,8 +319,8 @@ class Engine:
                 dask.config.set(
                     {
                         "distributed.scheduler.no-workers-timeout": f"{NO_WORKERS_TIMEOUT_S}s",
-                        # A unit that kills its worker is to blame; none must wait beside it there.
-                        "distributed.scheduler.worker-saturation": 1.0,
+                        # A unit whose worker dies gets a second chance, and a last one alone.
+                        "distributed.scheduler.allowed-failures": 1,
                         "distributed.worker.multiprocessing-method": "spawn",
                         # The nanny's default of 64 kB makes torch return its buffers to the
                         # system and fault them in again: mocks took three times as long.

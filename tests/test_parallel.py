@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import pytest
 from skies import sky_YX, tan_wcs, write_kids_tile
 
 from lensfinder import parallel, shards, tables
-from lensfinder.errors import DiskError, UnitError
+from lensfinder.errors import DiskError, MismatchError, RequestError, UnitError
 from lensfinder.ledger import read_index
 from lensfinder.runs import Failure, Receipt, Unit
 
@@ -178,3 +180,79 @@ def test_serial_units_come_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
         assert next(results) == (units[0], Receipt(0, 0))
         assert began == ["a"]
         assert len(list(results)) == 1
+
+
+PRELOADED = """
+import ctypes, os, signal
+from lensfinder.cutout import stage
+from lensfinder.runs import Receipt
+
+def do(unit):
+    if unit.name == "crashes":
+        ctypes.string_at(0)
+    if unit.name == "stops":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return Receipt(1, 1)
+
+stage.do = do
+"""
+
+
+def test_units_that_crash_or_hang_fail_alone(tmp_path: Path) -> None:
+    import dask
+    import distributed  # noqa: F401 (or the settings below would be all there are)
+
+    (tmp_path / "preloaded.py").write_text(PRELOADED)
+    names = ["a", "crashes", "b", "c", "stops", "d", "e"]
+    with (
+        dask.config.set({"distributed.worker.preload": [str(tmp_path / "preloaded.py")]}),
+        parallel.Engine("local", 2) as engine,
+    ):
+        results = {one.name: result for one, result in engine.do([unit(n) for n in names], 6.0)}
+    failed = {n: r.reason for n, r in results.items() if isinstance(r, Failure)}
+    assert failed == {"crashes": "worker_died", "stops": "timeout"}
+    assert set(results) == set(names)
+
+
+def test_a_unit_that_takes_too_long_here_fails_and_the_next_is_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def do(one: Unit) -> Receipt:
+        if one.name == "hangs":
+            threading.Event().wait()
+        return Receipt(1, 1)
+
+    monkeypatch.setattr("lensfinder.cutout.stage.do", do)
+    with parallel.Engine("serial", 0) as engine:
+        (_, late), (_, next_one) = engine.do([unit("hangs"), unit("a")], 0.2)
+    assert isinstance(late, Failure)
+    assert late.reason == "timeout"
+    assert next_one == Receipt(1, 1)
+
+
+def test_workers_of_another_version_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from distributed import LocalCluster
+
+    monkeypatch.setattr(parallel, "__version__", "9.9")
+    with LocalCluster(
+        n_workers=1, host="127.0.0.1", dashboard_address=None, processes=True
+    ) as cluster:
+        # A scheduler's file names its address.
+        file = tmp_path / "scheduler.json"
+        file.write_text(json.dumps({"address": cluster.scheduler_address}))
+        with (
+            parallel.Engine(str(file), 0) as engine,
+            pytest.raises(MismatchError, match=r"another lensfinder.*expected 9\.9"),
+        ):
+            list(engine.do([unit("a"), unit("b")]))
+
+
+def test_a_scheduler_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "CONNECT_TIMEOUT_S", 0.2)
+    with (
+        parallel.Engine("tcp://127.0.0.1:1", 0) as engine,
+        pytest.raises(RequestError, match=r"no scheduler answers at tcp://127\.0\.0\.1:1"),
+    ):
+        list(engine.do([unit("a"), unit("b")]))
