@@ -270,7 +270,8 @@ def _image(path: Path, hdus: fits.HDUList, wanted: int | str | None, dimensions:
         raise UnitError(
             "ambiguous_image",
             f"{path} holds {len(numbers)} images named {', '.join(names)}",
-            "one, or the survey's [files.hdus] to say which",
+            "one, or a survey file that says which ([files.hdus]), or that each is a tile of its "
+            "own (chips = true, as for the CCDs of a camera)",
         )
     return images[numbers[0]]
 

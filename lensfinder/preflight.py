@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -13,8 +14,10 @@ from typing import Any
 
 from lensfinder import __version__, survey, tables, tiles
 from lensfinder.config import Config, load
+from lensfinder.cutout.planning import plan_stamps
 from lensfinder.errors import LensfinderError, UnitError
 
+_MOST_FINDINGS = 20
 _MOCK_SECONDS = 0.01  # a core's time for one mock of three bands, roughly
 
 
@@ -77,19 +80,52 @@ def check_inputs(
 
 
 def _check_tiles(config: Config) -> tuple[dict[str, str], int]:
-    this = survey.load(config.run.survey)
-    chosen = this.choose_bands(config.cutout.bands)
+    this, section = survey.load(config.run.survey), config.cutout
+    chosen = this.choose_bands(section.bands)
+    if this.stamps:
+        return _check_stamps(config, this, chosen)
     findings, bad = {}, 0
-    for files in tiles.find(config.cutout.tiles, this, chosen):
+    for files in tiles.find(section.tiles, this, chosen):
         try:
-            with tiles.open_tile(files, this, chosen) as tile:
+            with tiles.open_tile(
+                files, this, chosen, missing=section.missing_band, resample=section.resample
+            ) as tile:
                 height, width = tile.shape_YX
                 ra, dec = tile.footprint.centre_ra, tile.footprint.centre_dec
-                findings[files.name] = f"ok, {width} x {height}, centre {ra:.5f} {dec:+.5f}"
+                said = [f"ok, {width} x {height}, centre {ra:.5f} {dec:+.5f}"]
+                if tile.resampled_bands:
+                    said.append(f"{','.join(tile.resampled_bands)} to be resampled")
+                said += [f"note: {what} ({where})" for what, where in tile.remarks.items()]
+                findings[files.name] = "; ".join(said)
         except UnitError as error:
             findings[files.name] = f"would fail [{error.reason}] {error}"
             bad += 1
     return findings, bad
+
+
+def _check_stamps(
+    config: Config, this: survey.Survey, bands: tuple[str, ...]
+) -> tuple[dict[str, str], int]:
+    """Look at stamps that others have cut: what they are in one line, and what is wrong in each."""
+    jobs = plan_stamps(config.cutout.tiles, this, bands)
+    shapes: Counter[str] = Counter()
+    wrong: dict[str, str] = {}
+    for files in (files for job in jobs for files in job.objects):
+        try:
+            with tiles.open_stamp(files, this, bands) as stamp:
+                shapes[" x ".join(map(str, reversed(stamp.shape_YX)))] += 1
+        except UnitError as error:
+            wrong[files.name] = f"would be rejected [{error.reason}] {error}"
+    findings = dict(list(wrong.items())[:_MOST_FINDINGS])
+    if len(wrong) > _MOST_FINDINGS:
+        findings["…"] = f"and {len(wrong) - _MOST_FINDINGS} more stamps would be rejected"
+    if shapes:
+        sizes = ", ".join(f"{count} of {shape}" for shape, count in shapes.most_common())
+        labelled = sum(len(job.labels) for job in jobs)
+        stretched = ", stretched pictures" if this.stretched else ""
+        said = f"ok, {sizes} pixels in {','.join(bands)}, {labelled} with labels{stretched}"
+        findings = {"stamps": said, **findings}
+    return findings, len(wrong)
 
 
 def _check_pipeline(path: Path) -> tuple[dict[str, str], int]:

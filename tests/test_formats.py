@@ -242,6 +242,7 @@ NAMES = {
     "decam": [f"c4d_170316_062107_oo{kind}_z_ls9.N2.fits" for kind in "iwd"],
     "legacy": ["legacysurvey-0001p000-image-g.fits.fz", "legacysurvey-0001m100-maskbits.fits.fz"],
     "cfhtls": ["CFHTLS-test_g.fits", "CFHTLS_W_r_021410-041200_T0007_MEDIAN_r.fits"],
+    "legacy_jpeg": ["1234.jpg", "J0001+02.jpeg", "a b.png"],
     "euclid": ["102018665_NEG570040238507752998.fits"],
     "bologna_ground": ["imageSDSS_R-100002.fits", "imageSDSS_U-100002.fits.gz"],
     "bologna_space": ["imageEUC_VIS-100002.fits"],

@@ -222,3 +222,39 @@ def test_column_sets_are_stacked_with_empty_values() -> None:
     assert stacked["id"].tolist() == ["a", "b"]
     assert stacked["label"].tolist() == [schema.UNKNOWN, 1]
     assert np.isnan(stacked["mag_r"][1])
+
+
+LARGE = [2**63 - 1, 2**63 - 2, 2**53 + 1, -(2**63), 0]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".ecsv", ".fits", ".vot", ".parquet"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_largest_ids_stay_exact(tmp_path: Path, suffix: str, masked: bool) -> None:
+    from astropy.table import MaskedColumn, Table
+
+    path = tmp_path / f"t{suffix}"
+    ids = np.array(LARGE, np.int64)
+    if suffix == ".parquet":
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        listed = pa.array([None if masked and k == 4 else value for k, value in enumerate(LARGE)])
+        columns = {"objID": listed, "ra": np.arange(5.0), "dec": np.zeros(5)}
+        parquet.write_table(pa.table(columns), path)
+    else:
+        named = MaskedColumn(ids, mask=[False] * 4 + [masked])
+        table = Table({"objID": named, "ra": np.arange(5.0), "dec": np.zeros(5)})
+        formats = {".csv": "ascii.csv", ".ecsv": "ascii.ecsv", ".vot": "votable"}
+        table.write(path, format=formats.get(suffix, "fits"))
+    if masked:
+        # What has no name is refused, by its row, and the others are none the worse for it.
+        with pytest.raises(RequestError, match="row 5: the id is empty"):
+            tables.read_catalog(path)
+        return
+    assert tables.read_catalog(path)["id"].tolist() == [str(value) for value in LARGE]
+
+
+@pytest.mark.parametrize("name", ["E(B-V)", "EBV", "sfd_ebv", "E_BV [mag]"])
+def test_reddening_is_known_by_its_usual_names(tmp_path: Path, name: str) -> None:
+    (tmp_path / "t.csv").write_text(f'id,ra,dec,mag_r,"{name}"\na,1,2,20,0.05\n')
+    assert tables.read_catalog(tmp_path / "t.csv")["ebv"] == pytest.approx(0.05)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,68 @@ def test_eight_bit_composites_are_marked_as_stretched(tmp_path: Path, command: C
     assert shard["header"].stretched
     assert np.array_equal(shard["image"][0], cube)
     assert [shard["ra"][0], shard["dec"][0]] == pytest.approx([30.0, -9.0], abs=1e-6)
+
+
+def write_picture(path: Path, pixels: np.ndarray) -> None:
+    from PIL import Image
+
+    options = {} if path.suffix == ".png" else {"quality": 100, "subsampling": 0}
+    Image.fromarray(pixels).save(path, **options)
+
+
+def test_pictures_are_cubes_of_their_colours_and_marked_as_stretched(
+    tmp_path: Path, command: Command
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    pixels = RNG.integers(0, 256, (31, 31, 3), dtype=np.uint8)
+    smooth = np.full((31, 31, 3), [200, 120, 40], np.uint8)
+    smooth[20:, :5] = 255
+    write_picture(folder / "a.png", pixels)
+    write_picture(folder / "b.jpg", smooth)
+    write_picture(folder / "grey.png", pixels[..., 0])
+    (folder / "html.jpeg").write_text("<html>")
+    whole = (folder / "a.png").read_bytes()
+    (folder / "half.png").write_bytes(whole[: len(whole) // 2])
+    said = command(
+        "cutout", folder, "--survey", "legacy_jpeg", "--size", 31, "--engine", "serial",
+        "-o", tmp_path / "out",
+    )  # fmt: skip
+    assert said.code == 3, said.err
+    assert "damaged: 3 stamps can't be read" in said.out
+    ledger = tables.read_columns(tmp_path / "out" / "ledger.parquet")
+    ended = dict(zip(ledger["id"], ledger["reason"], strict=True))
+    assert ended == {
+        "a": "", "b": "", "grey": "no_image", "half": "unreadable", "html": "unreadable",
+    }  # fmt: skip
+    shard = read_only(tmp_path / "out")
+    assert shard["header"].stretched
+    # The picture's first row is the top one; red, green and blue are z, r and g.
+    njy = np.float32(10 ** ((31.4 - 22.5) / 2.5))
+    for c, colour in enumerate((2, 1, 0)):
+        np.testing.assert_allclose(shard["image"][0, c], pixels[::-1, :, colour] * njy, rtol=1e-6)
+        assert abs(shard["image"][1, c] / njy - smooth[::-1, :, colour]).max() <= 12
+    # Fluxes are wanted elsewhere.
+    said = command("check", folder, "--survey", "legacy_jpeg", "--json")
+    assert said.code == 3
+    found = json.loads(said.out)
+    assert found["stamps"] == "ok, 2 of 31 x 31 pixels in g,r,z, 0 with labels, stretched pictures"
+    assert set(found) == {"stamps", "grey", "half", "html"}
+    own = PICTURES.replace("stretched = true", "").replace("\\.fits(\\.gz)?", "\\.png")
+    (tmp_path / "own.toml").write_text(own)
+    said = command("check", folder / "a.png", "--survey", tmp_path / "own.toml")
+    assert said.code == 2
+    assert "[stretched]" in said.out
+
+
+def test_a_folder_of_stamps_is_checked_in_a_line(tmp_path: Path, command: Command) -> None:
+    bologna(tmp_path / "in")
+    (tmp_path / "in" / "Band3" / "imageSDSS_R-100002.fits").unlink()
+    said = command("check", tmp_path / "in", "--survey", "bologna_ground", "--json")
+    assert said.code == 3
+    found = json.loads(said.out)
+    assert found["stamps"] == "ok, 3 of 31 x 31 pixels in u,g,r,i, 3 with labels"
+    assert found["100002"].startswith("would be rejected [missing_band]")
 
 
 @pytest.mark.parametrize("text", ["ID,flux\n1,2\n", "ID,is_lens\n1,2\n", "x,is_lens\n1,1\n", ""])
