@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.spatial import cKDTree
 
+from lensfinder.simulate import cosmology
 from lensfinder.simulate.families import Row
 from lensfinder.simulate.observation import Observation
 from lensfinder.simulate.population import draw, generator
@@ -23,6 +24,7 @@ from lensfinder.simulate.splits import fraction_of
 
 # Alternative lenses among which the one is taken whose host is nearest in brightness.
 _ALTERNATIVES = 16
+_MAG_TOLERANCE, _Z_TOLERANCE = 0.3, 0.05
 _ARCSEC_PER_RAD = 180 * 3600 / math.pi
 _FWHM_PER_SIGMA = 2 * math.sqrt(2 * math.log(2))
 
@@ -32,6 +34,23 @@ class Shape(NamedTuple):
 
     q: float
     phi_rad: float
+
+
+class HostGalaxy(NamedTuple):
+    """What is known of a real galaxy that is painted on.
+
+    Attributes
+    ----------
+    mag : in the reference band; NaN: not known
+    z : redshift; NaN: not known
+    shape : of its light, which the mass follows with the recipe's scatter
+    peak_njy : of a pixel in the reference band, above the sky
+    """
+
+    mag: float
+    z: float
+    shape: Shape
+    peak_njy: float
 
 
 def away_from(
@@ -135,24 +154,24 @@ def draw_on_host(
     index: int,
     *,
     positive: bool,
-    host_mag: float,
-    shape: Shape,
+    host: HostGalaxy,
 ) -> Row:
     """Truth row of a mock on a real host: its own light is left out.
 
-    Of several draws the one is taken whose modelled host is nearest to the real one in
-    brightness, so that Einstein radius and light agree as they do in the recipe.
+    Of several draws the one is taken whose modelled host is nearest to the real one in brightness
+    and, where it is known, redshift, so that Einstein radius and light agree as they do in the
+    recipe. Where the redshift is known the Einstein radius follows from it and the drawn velocity
+    dispersion. Negatives take the same steps; what is painted on them is not lensed.
 
     Parameters
     ----------
-    host_mag : in the reference band; not finite: the first draw is taken
-    shape : of the host, which the mass follows with the recipe's scatter
+    host : what is known of the galaxy
 
     Returns
     -------
     row : a lens; or companions or nothing, as often as the recipe has companions among early types
     """
-    weights = population.negatives
+    weights, rules = population.negatives, population.hosts
     beside, alone = weights.get("companions", 0.0), weights.get("galaxy", 0.0)
     chance = beside / (beside + alone) if beside + alone > 0 else 0.5
     kind = "galaxy"
@@ -160,17 +179,44 @@ def draw_on_host(
         kind = "lens"
     elif generator(seed, 5, index).random() < chance:
         kind = "companions"
-    alternatives = range(_ALTERNATIVES if math.isfinite(host_mag) else 1)
-    rows = [draw(population, bands, seed, index, kind=kind, attempt=k) for k in alternatives]
-    row = min(rows, key=lambda r: abs(float(r[f"mag_{reference_band}"]) - host_mag))
+    known = math.isfinite(host.mag) or math.isfinite(host.z)
+    follow = rules.theta_e == "of_host" and known
+    rows = [
+        draw(population, bands, seed, index, kind=kind, attempt=k)
+        for k in range(_ALTERNATIVES if follow else 1)
+    ]
+    row = min(rows, key=lambda one: _unlikeness(one, host, reference_band))
     if positive:
-        _turn_to(row, shape)
+        if follow and 0 < host.z < float(row["z_source"]):
+            row["z_lens"] = row["z_galaxy"] = host.z
+            sigma_v, z_source = float(row["sigma_v_km_s"]), float(row["z_source"])
+            _rescale(row, cosmology.theta_e_arcsec(sigma_v, host.z, z_source))
+        if rules.shape == "of_host":
+            _turn_to(row, host.shape)
+    if rules.peak_ratio is not None and kind != "galaxy":
+        ratio = rules.peak_ratio.sample(generator(seed, 11, index))
+        row["feature_peak_ratio"], row["feature_peak_njy"] = ratio, ratio * host.peak_njy
     for band in bands:
         row[f"mag_{band}"] = math.nan
         for part in ("bulge", "disc", "partner"):
             row[f"mag_{part}_{band}"] = math.nan
     row["centre_x_arcsec"] = row["centre_y_arcsec"] = 0.0
     return row
+
+
+def _unlikeness(row: Row, host: HostGalaxy, reference_band: str) -> float:
+    """How far a modelled galaxy is from a host, in scatters of what is known of it."""
+    in_mag = (float(row[f"mag_{reference_band}"]) - host.mag) / _MAG_TOLERANCE
+    in_z = (float(row["z_galaxy"]) - host.z) / (_Z_TOLERANCE * (1 + host.z))
+    return math.hypot(*(step for step in (in_mag, in_z) if math.isfinite(step)))
+
+
+def _rescale(row: Row, theta_e_arcsec: float) -> None:
+    """Give a lens another Einstein radius; the source keeps its place in units of it."""
+    factor = theta_e_arcsec / float(row["theta_e_arcsec"])
+    row["theta_e_arcsec"] = theta_e_arcsec
+    row["source_x_arcsec"] = float(row["source_x_arcsec"]) * factor
+    row["source_y_arcsec"] = float(row["source_y_arcsec"]) * factor
 
 
 def _turn_to(row: Row, shape: Shape) -> None:
@@ -213,11 +259,30 @@ def paint(
     }
     alone["flux_njy"] = np.zeros((0, len(observation.bands)))
     rendered = render(rows, [alone] * len(rows), observation)
-    feature_NCHW = rendered.feature_NCHW
+    feature_NCHW, truth = rendered.feature_NCHW, dict(rendered.truth)
+    _set_peaks(feature_NCHW, truth, rows, observation)
     image_NCHW = host_NCHW + feature_NCHW
     if observation.electrons_per_njy is not None:
         gain = np.array(observation.electrons_per_njy, dtype=np.float32)[:, None, None]
         for k, rng in enumerate(generators):
             sigma = np.sqrt(np.maximum(feature_NCHW[k], 0) / gain)
             image_NCHW[k] += sigma * rng.standard_normal(sigma.shape, dtype=np.float32)
-    return image_NCHW.astype(np.float32), rendered.truth
+    return image_NCHW.astype(np.float32), truth
+
+
+def _set_peaks(
+    feature_NCHW: np.ndarray,
+    truth: dict[str, np.ndarray],
+    rows: Sequence[Row],
+    observation: Observation,
+) -> None:
+    """Scale features, in place, whose peak in the reference band is told."""
+    c = observation.bands.index(observation.reference_band)
+    for k, row in enumerate(rows):
+        wanted, peak = float(row["feature_peak_njy"]), float(feature_NCHW[k, c].max())
+        if math.isfinite(wanted) and peak > 0:
+            factor = wanted / peak
+            feature_NCHW[k] *= np.float32(factor)
+            truth["source_snr"][k] *= factor
+            for band in observation.bands:
+                truth[f"mag_source_{band}"][k] -= 2.5 * math.log10(factor)

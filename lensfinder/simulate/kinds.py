@@ -41,6 +41,11 @@ def _lens(row: Row, population: Population, bands: Bands, rng: Rng) -> None:
     row["q_lens"] = q = min(max(float(row["bulge_q"]) + lens.q_offset.sample(rng), q_low), 1.0)
     row["pa_lens_deg"] = pa = (float(row["bulge_pa_deg"]) + lens.pa_offset_deg.sample(rng)) % 180
     row["shear"], row["pa_shear_deg"] = lens.shear.sample(rng), position_angle_deg(rng)
+    if lens.slope is not None:
+        row["lens_slope"] = lens.slope.sample(rng)
+    if lens.grf_kappa_rms is not None:
+        row["grf_kappa_rms"], row["grf_power"] = lens.grf_kappa_rms.sample(rng), lens.grf_power
+        row["grf_seed"] = float(rng.integers(2**24))
     for _ in range(MAX_REDRAWS):
         beta = theta_e * (lens.beta_over_theta_e.sample(rng) if drawn is None else drawn[2])
         azimuth = rng.uniform(0, 2 * math.pi)

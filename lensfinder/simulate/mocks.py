@@ -12,6 +12,7 @@ import numpy as np
 from lensfinder import schema
 from lensfinder.simulate.artefacts import artefact
 from lensfinder.simulate.families import Row
+from lensfinder.simulate.noise import Noise, gaussian_correlation
 from lensfinder.simulate.observation import Observation
 from lensfinder.simulate.population import (
     draw,
@@ -85,13 +86,25 @@ class Setting:
     def of(cls, ingredients: Mapping[str, Any]) -> Setting:
         """Take it from the ingredients of a product of `simulate`."""
         keys, sky = ingredients["simulate"], ingredients["sky"]
+        population = Population.model_validate(ingredients["population"])
+        rules, bands = population.observing, tuple(keys["bands"])
+        gains, length = rules.electrons_per_njy, rules.noise_correlation_pixels
         return cls(
-            population=Population.model_validate(ingredients["population"]),
+            population=population,
             observation=Observation(
-                bands=tuple(keys["bands"]),
+                bands=bands,
                 size=keys["size"],
                 pixel_scale_arcsec=sky["pixel_scale_arcsec"],
                 reference_band=sky["reference_band"],
+                electrons_per_njy=tuple(gains[band] for band in bands) if gains else None,
+                psf=rules.psf,
+                moffat_beta=rules.moffat_beta,
+                noise=Noise(
+                    kind=rules.noise,
+                    correlation_YX=gaussian_correlation(length) if length else None,
+                    bad_pixel_fraction=rules.bad_pixel_fraction,
+                    bad_columns=rules.bad_columns,
+                ),
             ),
             sky=Sky(sky["psf_fwhm_arcsec"], sky["sky_rms_njy"]),
             survey=sky["survey"],

@@ -31,6 +31,10 @@ from lensfinder.simulate.splits import fraction_of, sky_cell, split_of
 from lensfinder.simulate.truth import Truth
 
 _APERTURE_SIGMA_ARCSEC = 1.2
+# Within which a galaxy's peak is looked for.
+_CORE_ARCSEC = 1.0
+# Columns of a catalogue that hold a galaxy's redshift, best first.
+_REDSHIFTS = ("z_spec", "z_lens", "redshift", "z_phot", "z_host")
 
 
 @dataclass(frozen=True)
@@ -247,7 +251,8 @@ def _draw_row(
         psf_fwhm_pixel=conditions[f"psf_fwhm_{reference}_arcsec"] / scale,
         aperture_sigma_pixel=_APERTURE_SIGMA_ARCSEC / scale,
     )
-    host_mag = float(entry.get(f"mag_{reference}", math.nan))
+    seen = image_CYX[c] - level_C[c]
+    near = good_CYX[c] & (np.hypot(*(np.indices(seen.shape) - centre)) * scale < _CORE_ARCSEC)
     row = hosts.draw_on_host(
         population,
         bands,
@@ -255,8 +260,12 @@ def _draw_row(
         setting.seed,
         index,
         positive=hosts.is_positive(host.host_id, population.positive_fraction),
-        host_mag=host_mag,
-        shape=shape,
+        host=hosts.HostGalaxy(
+            mag=float(entry.get(f"mag_{reference}", math.nan)),
+            z=next((float(entry[name]) for name in _REDSHIFTS if name in entry), math.nan),
+            shape=shape,
+            peak_njy=float(seen[near].max(initial=0.0)),
+        ),
     )
     for band in bands:
         row[f"mag_{band}"] = float(entry.get(f"mag_{band}", math.nan))

@@ -27,6 +27,7 @@ _GALAXY = ("z_galaxy", "bulge_re_arcsec", "bulge_n", "bulge_q", "bulge_pa_deg")
 _DISC = ("disc_re_arcsec", "disc_q", "disc_pa_deg")
 _LENS = ("z_lens", "z_source", "sigma_v_km_s", "theta_e_arcsec", "q_lens", "pa_lens_deg")
 _SHEAR = ("shear", "pa_shear_deg")
+_POTENTIAL = ("lens_slope", "grf_kappa_rms", "grf_power", "grf_seed")
 _SOURCE = ("x_arcsec", "y_arcsec", "re_arcsec", "n", "q", "pa_deg")
 _CLUMP = ("x_arcsec", "y_arcsec", "sigma_arcsec", "fraction")
 _BLOB = ("x_arcsec", "y_arcsec", "re_arcsec", "n", "q", "pa_deg", "fraction")
@@ -50,8 +51,9 @@ def columns(bands: tuple[str, ...]) -> list[str]:
         "surroundings_seed",
     ]
     names += [f"mag_{b}" for b in bands]
-    names += [*_GALAXY, *_DISC, *_LENS, *_SHEAR, *(f"source_{c}" for c in _SOURCE)]
-    names += ["feature_snr", "feature_mag_r", *_ARMS, *_RING_SHAPE, *_RING_KNOTS]
+    names += [*_GALAXY, *_DISC, *_LENS, *_SHEAR, *_POTENTIAL, *(f"source_{c}" for c in _SOURCE)]
+    names += ["feature_snr", "feature_mag_r", "feature_peak_ratio", "feature_peak_njy"]
+    names += [*_ARMS, *_RING_SHAPE, *_RING_KNOTS]
     for part in ("bulge", "disc", "partner"):
         names += [f"mag_{part}_{b}" for b in bands]
     names += [f"feature_{b}_minus_r" for b in bands]
@@ -82,6 +84,13 @@ def check_bands(population: Population, bands: tuple[str, ...]) -> None:
         raise RecipeError(
             f"population '{population.name}' has no colours in {', '.join(missing)}; "
             f"expected bands among {', '.join(sorted(known))}: add them to its [colours]"
+        )
+    gains = population.observing.electrons_per_njy
+    missing = [b for b in bands if gains and b not in gains]
+    if missing:
+        raise RecipeError(
+            f"population '{population.name}' has no observing.electrons_per_njy in "
+            f"{', '.join(missing)}; expected one for each band, or none at all"
         )
 
 

@@ -50,6 +50,7 @@ class Population(Section):
     sky_fraction: dict[NegativeKind, Annotated[float, Field(ge=0, le=1)]] = Field(
         default_factory=dict
     )
+    observing: sections.Observing = sections.Observing()
     conditions: sections.Conditions
     # Where it is given, lenses and sources are drawn from it, rather than from theta_E.
     forecast: Forecast | None = None

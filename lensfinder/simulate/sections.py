@@ -52,6 +52,28 @@ class Hosts(Section):
     peak_ratio: Fraction | None = None
 
 
+class Observing(Section):
+    """How the telescope draws and what its noise is like; without a gain, the sky's alone."""
+
+    psf: Literal["moffat", "gaussian"] = "moffat"
+    moffat_beta: float = 3.5
+    # By band, for the shot noise of objects: photo-electrons a nJy in the whole exposure.
+    electrons_per_njy: dict[str, Positive] = Field(default_factory=dict)
+    noise: Literal["gaussian", "poisson"] = "gaussian"
+    # Over which the noise of neighbouring pixels is correlated, as resampling leaves it.
+    noise_correlation_pixels: Annotated[float, Field(ge=0, le=10)] = 0.0
+    bad_pixel_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    bad_columns: Annotated[float, Field(ge=0, le=20)] = 0.0
+
+    @model_validator(mode="after")
+    def _can_be_drawn(self) -> Self:
+        if self.moffat_beta not in (2.5, 3.5, 4.5):
+            raise ValueError(f"moffat_beta is {self.moffat_beta}; expected 2.5, 3.5 or 4.5")
+        if self.noise == "poisson" and not self.electrons_per_njy:
+            raise ValueError("noise is 'poisson'; expected electrons_per_njy for each band, too")
+        return self
+
+
 class Conditions(Section):
     """Scatter of the observing conditions from one mock to the next."""
 
@@ -93,6 +115,11 @@ class Lens(Section):
     pa_offset_deg: Spread
     shear: Fraction
     beta_over_theta_e: Fraction
+    # Of the density in three dimensions; without it the mass is isothermal, 2.
+    slope: Annotated[Distribution, within(1.2, 2.8)] | None = None
+    # Random potential with P(k) ~ k^-grf_power: rms of the convergence that it adds.
+    grf_kappa_rms: Annotated[Distribution, within(0, 0.5)] | None = None
+    grf_power: Annotated[float, Field(gt=0, le=12)] = 6.0
 
 
 class Source(Section):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lensfinder.simulate import hosts, splits
+from lensfinder.simulate import cosmology, hosts, recipe, splits
 from lensfinder.simulate.mocks import Sky
 from lensfinder.simulate.observation import Observation
 from lensfinder.simulate.population import draw_conditions, generator
@@ -21,6 +22,12 @@ def galaxy(q: float, phi: float, sigma: float = 4.0, psf_sigma: float = 1.5) -> 
     major, minor = x * np.cos(phi) + y * np.sin(phi), y * np.cos(phi) - x * np.sin(phi)
     a2, b2 = sigma**2 / q + psf_sigma**2, sigma**2 * q + psf_sigma**2
     return 100 * np.exp(-(major**2) / (2 * a2) - minor**2 / (2 * b2))
+
+
+def galaxy_of(
+    shape: hosts.Shape, mag: float = 19.5, z: float = math.nan, peak_njy: float = 500.0
+) -> hosts.HostGalaxy:
+    return hosts.HostGalaxy(mag, z, shape, peak_njy)
 
 
 @pytest.mark.parametrize(("q", "phi"), [(0.5, 0.3), (0.8, 2.0), (0.6, 1.57)])
@@ -88,7 +95,7 @@ def test_arc_follows_its_host_and_adds_no_sky(
     bands = observation.bands
     shape = hosts.Shape(0.6, 0.4)
     rows = [
-        hosts.draw_on_host(population, bands, "r", 4, i, positive=True, host_mag=19.5, shape=shape)
+        hosts.draw_on_host(population, bands, "r", 4, i, positive=True, host=galaxy_of(shape))
         | draw_conditions(population, sky.psf_fwhm_arcsec, sky.sky_rms_njy, 4, i)
         for i in range(40)
     ]
@@ -116,10 +123,55 @@ def test_negatives_on_hosts_get_companions_or_nothing(
             4,
             i,
             positive=False,
-            host_mag=math.nan,
-            shape=hosts.Shape(1, 0),
+            host=galaxy_of(hosts.Shape(1, 0), mag=math.nan),
         )["kind"]
         for i in range(200)
     ]
     assert set(kinds) == {"galaxy", "companions"}
     assert 0.4 < kinds.count("companions") / 200 < 0.7
+
+
+def test_einstein_radius_is_consistent_with_brightness_and_redshift(population: Population) -> None:
+    """It follows from dispersion and redshifts, and brighter galaxies bend light more."""
+
+    def lenses(mag: float, z: float) -> list[dict]:
+        host = galaxy_of(hosts.Shape(0.8, 0.0), mag, z)
+        return [
+            hosts.draw_on_host(population, ("r",), "r", 4, i, positive=True, host=host)
+            for i in range(60)
+        ]
+
+    for row in lenses(19.0, 0.35):
+        assert row["z_lens"] == 0.35
+        expected = cosmology.theta_e_arcsec(row["sigma_v_km_s"], 0.35, row["z_source"])
+        assert row["theta_e_arcsec"] == pytest.approx(expected, rel=1e-6)
+        beta = math.hypot(row["source_x_arcsec"], row["source_y_arcsec"])
+        assert beta <= 1.3 * row["theta_e_arcsec"]
+    bright, faint = ([row["theta_e_arcsec"] for row in lenses(m, 0.35)] for m in (17.8, 20.2))
+    assert np.median(bright) > 1.2 * np.median(faint)
+
+
+def test_a_peak_ratio_sets_the_peak_of_the_arc(population: Population, sky: Sky) -> None:
+    """On positives and negatives alike; where it is told, the arc's own photons add noise."""
+    recipe_of = recipe.parse(recipe.shipped_text("petrillo2017"), "petrillo2017")
+    observation = Observation(("r",), 61, 0.2, "r")
+    conditions = draw_conditions(population, {"r": 0.7}, {"r": 6.3}, 1, 0)
+    host = galaxy_of(hosts.Shape(0.7, 1.0), peak_njy=800.0)
+    rows = [
+        hosts.draw_on_host(recipe_of, ("r",), "r", 3, i, positive=i % 2 == 0, host=host)
+        | conditions
+        for i in range(16)
+    ]
+    quiet = np.zeros((16, 1, 61, 61), dtype=np.float32)
+    rngs = [generator(1, 4, i) for i in range(16)]
+    image, truth = hosts.paint(quiet, rows, observation, rngs)
+    for k, row in enumerate(rows):
+        if row["kind"] == "galaxy":
+            assert np.abs(image[k]).max() == 0
+        else:
+            assert 0.02 * 800 <= image[k].max() <= 0.30 * 800
+            assert image[k].max() == pytest.approx(row["feature_peak_ratio"] * 800, rel=1e-5)
+    shot = replace(observation, electrons_per_njy=(0.5,))
+    noisy, _ = hosts.paint(quiet, rows, shot, rngs)
+    assert (noisy[image == 0] == 0).all()
+    assert np.isfinite(truth["source_snr"][[row["kind"] == "lens" for row in rows]]).all()
