@@ -66,7 +66,7 @@ class Progress:
         self.note = note or self.note
         if self._bar is not None:
             self._bar.update(self._task, completed=self.done, note=self._remarks())
-        elif not self.quiet and time.monotonic() - self._spoken >= _LINE_EVERY_S:
+        elif not self.quiet and self.total and time.monotonic() - self._spoken >= _LINE_EVERY_S:
             self._say()
 
     def _remarks(self) -> str:
