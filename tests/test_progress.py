@@ -6,7 +6,6 @@ import itertools
 
 import pytest
 
-from lensfinder import progress
 from lensfinder.progress import Progress
 
 
@@ -14,7 +13,7 @@ from lensfinder.progress import Progress
 def slow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a minute pass between any two looks at the clock."""
     clock = itertools.count(0.0, 60.0)
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr("lensfinder.progress.time.monotonic", lambda: next(clock))
 
 
 @pytest.mark.usefixtures("slow")
