@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Grid points along a side: with P ~ k^-6 the waves that this leaves out bend light by 1e-4 of the
-# field's deflection.
+# Grid points along a side: with P ~ k^-6 the waves that this leaves out bend light by 3 % of the
+# field's own deflection.
 N_GRID = 64
 # Half the side of the square, in Einstein radii. Beyond it the field repeats.
 HALF_WIDTH_IN_THETA_E = 4.0

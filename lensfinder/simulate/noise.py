@@ -76,7 +76,7 @@ def gaussian_correlation(length_pixel: float) -> np.ndarray:
     """
     sigma = length_pixel / math.sqrt(2)
     reach = max(1, math.ceil(4 * sigma))
-    axis = np.exp(-(np.arange(-reach, reach + 1) ** 2) / (2 * sigma**2))
+    axis: np.ndarray = np.exp(-(np.arange(-reach, reach + 1) ** 2) / (2 * sigma**2))
     return np.outer(axis, axis)
 
 
@@ -114,7 +114,9 @@ def add_noise(
     sky_rms = np.asarray(sky_rms_njy_C, dtype=np.float32)[:, None, None]
     white = noise.correlation_YX is None and noise.sky_patches_PCYX is None
     if noise.kind == "gaussian" and white:
-        return image_CYX + gaussian(rng, image_CYX, sky_rms_njy_C, electrons_per_njy_C)
+        noisy: np.ndarray = gaussian(rng, image_CYX, sky_rms_njy_C, electrons_per_njy_C)
+        noisy += image_CYX
+        return noisy
     gain = None
     if electrons_per_njy_C is not None:
         gain = np.asarray(electrons_per_njy_C, dtype=np.float64)[:, None, None]
@@ -122,7 +124,7 @@ def add_noise(
         if gain is None:
             raise ValueError("Poisson noise needs the photo-electrons a nJy; none are given")
         # A sky as bright as makes its photons' noise sky_rms; read noise counts as sky.
-        sky = np.zeros_like(sky_rms) if not white else sky_rms.astype(np.float64) ** 2 * gain
+        sky = (sky_rms * gain) ** 2 if white else np.zeros_like(gain)
         expected = np.maximum(image_CYX, 0) * gain + sky
         result = (rng.poisson(expected) - sky) / gain + np.minimum(image_CYX, 0)
     elif gain is None:

@@ -1,4 +1,4 @@
-"""What a telescope does to a scene: PSF, pixels, noise.
+"""What a telescope does to a scene: PSF and pixels.
 
 A scene is sampled on a grid `supersampling` times finer than the pixels. It is convolved in
 Fourier space with an optical transfer function that holds the PSF and the response of the pixel,
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -165,34 +164,10 @@ def convolve_and_sample(scene_fft: Tensor, otf: Tensor, supersampling: int) -> T
     """
     n_fine = scene_fft.shape[-2]
     product = scene_fft * otf
+    if supersampling == 1:
+        plain: Tensor = torch.fft.irfft2(product, s=(n_fine, n_fine))
+        return plain
     folds = product.reshape(*product.shape[:-2], supersampling, -1, product.shape[-1])
     folded = folds.sum(dim=-3) / supersampling
     rows: Tensor = torch.fft.irfft(torch.fft.ifft(folded, dim=-2), n=n_fine, dim=-1)
     return rows[..., ::supersampling]
-
-
-def noise(
-    rng: np.random.Generator,
-    image_CYX: np.ndarray,
-    sky_rms_njy_C: np.ndarray,
-    electrons_per_njy_C: np.ndarray | None = None,
-) -> np.ndarray:
-    """Gaussian noise of the sky and, where a gain is given, of the object's own photons.
-
-    Parameters
-    ----------
-    image_CYX : noiseless object flux, nJy
-    sky_rms_njy_C : standard deviation of a sky pixel in each band, nJy
-    electrons_per_njy_C : photo-electrons a nJy in the whole exposure; None: sky dominated
-
-    Returns
-    -------
-    noise_CYX : float32, nJy, of variance sky_rms**2 + max(image, 0) / electrons_per_njy
-    """
-    variance = np.square(sky_rms_njy_C, dtype=np.float32)[:, None, None]
-    if electrons_per_njy_C is not None:
-        shot = np.maximum(image_CYX, 0) / electrons_per_njy_C.astype(np.float32)[:, None, None]
-        variance = variance + shot
-    unit = rng.standard_normal(image_CYX.shape, dtype=np.float32)
-    result: np.ndarray = unit * np.sqrt(variance, dtype=np.float32)
-    return result

@@ -6,21 +6,21 @@ same 64 consecutive objects, so that an object's pixels don't depend on how work
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lensfinder.simulate import observe, scene
+from lensfinder.simulate import arcs, gridding, noise, observe, psfs, scene, sersics
 from lensfinder.simulate.families import Row
+from lensfinder.simulate.grid import Columns, FineGrid
 from lensfinder.simulate.observation import Observation
-from lensfinder.simulate.scene import Columns, FineGrid
 
 CHUNK = 64
-# Of which so many are worked on at a time: their planes stay in a core's cache.
-_BLOCK = 8
+# Of which at most so many are worked on at a time: their planes stay in a core's cache.
+_BLOCK = 16
 
 
 @dataclass(frozen=True)
@@ -62,56 +62,108 @@ def render(
     n = len(rows)
     if not 0 < n <= CHUNK:
         raise ValueError(f"{n} rows; a chunk holds 1 to {CHUNK}")
-    filled = list(rows) + [rows[0]] * (CHUNK - n)
-    nearby = list(surroundings) + [surroundings[0]] * (CHUNK - n)
-    blocks = [
-        _render_block(filled[k : k + _BLOCK], nearby[k : k + _BLOCK], observation, dtype)
-        for k in range(0, n, _BLOCK)
-    ]
+    # A plain grid is for checks: there, a short chunk need not cost as much as a whole one.
+    count = n if observation.supersampling is not None else CHUNK
+    filled = list(rows) + [rows[0]] * (count - n)
+    nearby = list(surroundings) + [surroundings[0]] * (count - n)
+    table = Table.of(filled, dtype)
+    needed = observation.grids_needed(_sharpest_fwhm(table.columns, observation))
+    shape = (count, len(observation.bands), observation.size, observation.size)
+    background = np.empty(shape, np.float64 if dtype == torch.float64 else np.float32)
+    feature = np.empty_like(background)
+    truth = {name: np.full(count, np.nan) for name in _truth_names(observation.bands)}
+    for points in np.unique(needed).tolist():
+        alike = np.flatnonzero(needed == points)
+        for first in range(0, len(alike), _BLOCK):
+            some = alike[first : first + _BLOCK]
+            block = _render_block(table.take(some), [nearby[i] for i in some], observation, points)
+            background[some], feature[some] = block.background_NCHW, block.feature_NCHW
+            for name, values in block.truth.items():
+                truth[name][some] = values
+    lenses = np.flatnonzero(table.kinds == "lens")
+    if len(lenses):
+        separation = scene.image_separation_arcsec(table.take(lenses).columns)
+        truth["image_separation_arcsec"][lenses] = separation.double().numpy()
     return Rendered(
-        np.concatenate([block.background_NCHW for block in blocks])[:n],
-        np.concatenate([block.feature_NCHW for block in blocks])[:n],
-        {
-            name: np.concatenate([block.truth[name] for block in blocks])[:n]
-            for name in blocks[0].truth
-        },
+        background[:n], feature[:n], {name: values[:n] for name, values in truth.items()}
     )
 
 
+@dataclass(frozen=True)
+class Table:
+    """Rows as tensors, and the kind of each."""
+
+    columns: Columns
+    kinds: np.ndarray
+
+    @classmethod
+    def of(cls, rows: Sequence[Row], dtype: torch.dtype) -> Table:
+        names = [name for name, value in rows[0].items() if not isinstance(value, str)]
+        table = torch.tensor([[row[name] for name in names] for row in rows], dtype=torch.float64)
+        columns = Columns(dict(zip(names, table.T.contiguous().to(dtype), strict=True)))
+        return cls(columns, np.array([row["kind"] for row in rows]))
+
+    def take(self, rows: np.ndarray) -> Table:
+        """Some of the rows."""
+        return Table(self.columns.take(torch.from_numpy(rows)), self.kinds[rows])
+
+
+def _truth_names(bands: tuple[str, ...]) -> list[str]:
+    measured = ["source_snr", "magnification", "image_separation_arcsec"]
+    return measured + [f"mag_source_{band}" for band in bands]
+
+
+def _sharpest_fwhm(c: Columns, observation: Observation) -> np.ndarray:
+    """FWHM of the sharpest PSF of each mock in any band and exposure, arcsec."""
+    if observation.psf_images is not None:
+        images = observation.psf_images.fwhm_arcsec(observation.pixel_scale_arcsec)
+        index = c.get("psf_index", 0).long().numpy()
+        sharpest: np.ndarray = images.min(axis=1)[index]
+        return sharpest
+    widths = [
+        torch.nan_to_num(value, nan=torch.inf)
+        for name, value in c.values.items()
+        if name.startswith("psf_fwhm_") and name.endswith("_arcsec")
+    ]
+    return torch.stack(widths).min(dim=0).values.double().numpy()
+
+
 def _render_block(
-    rows: Sequence[Row],
+    table: Table,
     surroundings: Sequence[dict[str, np.ndarray]],
     observation: Observation,
-    dtype: torch.dtype,
+    points: int,
 ) -> Rendered:
-    names = [name for name, value in rows[0].items() if not isinstance(value, str)]
-    table = torch.tensor([[row[name] for name in names] for row in rows], dtype=torch.float64)
-    columns = Columns(dict(zip(names, table.T.to(dtype), strict=True)))
-    kinds = np.array([row["kind"] for row in rows])
-    grid = observation.grid(dtype)
+    columns = table.columns
+    grid = observation.grid(points, columns["dx"].dtype)
     scale = observation.pixel_scale_arcsec
     x = columns["dx"] * scale + columns["centre_x_arcsec"]
     y = columns["dy"] * scale + columns["centre_y_arcsec"]
 
-    otf_NCFH = _otf(columns, observation, grid)
+    otf_NCFH = _otf(columns, observation, grid, points)
     background = _hosts(columns, grid, x, y, observation.bands)
     _add_surroundings(background, grid, columns, surroundings, scale)
-    background_NCHW = _observed(background, otf_NCFH, observation)
-    feature, magnification, separation = _features(columns, kinds, grid, x, y)
-    unit_NCHW = _observed(feature[:, None], otf_NCFH, observation)
+    background_NCHW = _observed(background, otf_NCFH, observation, points)
+    unit_NCHW = torch.zeros_like(background_NCHW)
+    magnification = torch.full_like(x, torch.nan)
+    for draw, of in _FEATURES:
+        rows = torch.from_numpy(np.flatnonzero(np.isin(table.kinds, of)))
+        if len(rows) == 0:
+            continue
+        image = draw(grid, columns.take(rows), x[rows], y[rows], observation)
+        unit_NCHW[rows] = _observed(image[:, None], otf_NCFH[rows], observation, points)
+        if draw is _lensed_source:
+            magnification[rows] = image.sum(dim=(1, 2))
     flux_NC, snr = _feature_flux(columns, unit_NCHW, observation)
 
-    truth = {
-        "source_snr": snr,
-        "magnification": magnification,
-        "image_separation_arcsec": separation,
-    }
+    truth = {"source_snr": snr, "magnification": magnification}
     for band, flux in zip(observation.bands, flux_NC.T, strict=True):
         truth[f"mag_source_{band}"] = 31.4 - 2.5 * torch.log10(flux)
-    is_lens = torch.from_numpy(kinds == "lens")
+    is_lens = torch.from_numpy(table.kinds == "lens")
+    unit_NCHW *= flux_NC[:, :, None, None]
     return Rendered(
         background_NCHW.numpy(),
-        (unit_NCHW * flux_NC[:, :, None, None]).numpy(),
+        unit_NCHW.numpy(),
         {
             name: torch.where(is_lens, value, torch.nan).double().numpy()
             for name, value in truth.items()
@@ -119,28 +171,89 @@ def _render_block(
     )
 
 
-def _otf(columns: Columns, observation: Observation, grid: FineGrid) -> Tensor:
+def _lensed_source(
+    grid: FineGrid, c: Columns, x: Tensor, y: Tensor, observation: Observation
+) -> Tensor:
+    return arcs.lensed_source(grid, c, x, y, observation.sources)
+
+
+def _unlensed(draw: Callable[[FineGrid, Columns, Tensor, Tensor], Tensor]) -> _Draw:
+    return lambda grid, c, x, y, observation: draw(grid, c, x, y)
+
+
+_Draw = Callable[[FineGrid, Columns, Tensor, Tensor, Observation], Tensor]
+_FEATURES: tuple[tuple[_Draw, tuple[str, ...]], ...] = (
+    (_lensed_source, ("lens",)),
+    (_unlensed(scene.companions), ("companions",)),
+    (_unlensed(scene.rings), ("ring",)),
+    (_unlensed(scene.arms), ("spiral", "merger")),
+)
+
+
+def _otf(c: Columns, observation: Observation, grid: FineGrid, points: int) -> Tensor:
     """Transfer function of PSF and pixel in each band, (N, C, F, F // 2 + 1).
 
-    Its value at zero is supersampling^2: a pixel collects that many fine pixels.
+    Its value at zero is the number of fine pixels in a pixel, which collects them all. The
+    response of spreading is divided out.
     """
-    dtype = grid.axis_arcsec.dtype
-    ky, kx = observe.frequencies(len(grid.axis_arcsec), grid.scale_arcsec, dtype)
-    observed = torch.stack([columns[f"psf_fwhm_{b}_arcsec"] for b in observation.bands], dim=1)
+    dtype, n_fine = grid.axis_arcsec.dtype, len(grid.axis_arcsec)
     scale, beta = observation.pixel_scale_arcsec, observation.moffat_beta
-    if observation.psf == "gaussian":
-        fwhm = observe.unbroadened_fwhm(observed, scale)
-        otf = observe.gaussian_otf(ky, kx, fwhm[:, :, None, None])
-    else:
-        fwhm = observe.unbroadened_fwhm(observed, scale, beta)
-        otf = observe.moffat_otf(ky, kx, fwhm[:, :, None, None], beta)
-    pixel = observe.pixel_response(ky, kx, scale)
-    return otf * (pixel * observation.supersampling**2)
+    ky, kx = observe.frequencies(n_fine, grid.scale_arcsec, dtype)
+    if observation.psf_images is not None:
+        # Images of PSFs hold the pixel's response.
+        after = torch.full((n_fine, n_fine // 2 + 1), float(points**2), dtype=dtype)
+        if grid.adaptive:
+            after /= gridding.response(ky, kx, grid.scale_arcsec)
+        which, row = torch.unique(c.get("psf_index", 0).long(), return_inverse=True)
+        images = torch.from_numpy(observation.psf_images.images_PCYX).to(dtype)[which]
+        step = observation.psf_images.step_pixel * scale
+        otf = psfs.image_otf(images, step, n_fine, grid.scale_arcsec) * after
+        return otf[row]
+    # Round PSFs are even along y: one half is enough.
+    half = n_fine // 2
+    ky = ky[: half + 1].abs()
+    after = observe.pixel_response(ky, kx, scale) * points**2
+    if grid.adaptive:
+        after = after / gridding.response(ky, kx, grid.scale_arcsec)
+    epochs = _epoch_fwhm(c, observation.bands)
+    round_psf = torch.zeros(len(c["dx"]), len(observation.bands), *after.shape, dtype=dtype)
+    for fwhm, weight in epochs:
+        if observation.psf == "gaussian":
+            own = observe.unbroadened_fwhm(fwhm, scale)
+            shape = observe.gaussian_otf(ky, kx, own[:, :, None, None])
+        else:
+            own = observe.unbroadened_fwhm(fwhm, scale, beta)
+            shape = observe.moffat_otf(ky, kx, own[:, :, None, None], beta)
+        round_psf = shape if len(epochs) == 1 else round_psf + shape * weight[:, :, None, None]
+    round_psf *= after
+    return torch.cat([round_psf, round_psf[:, :, 1:half].flip(2)], dim=2)
 
 
-def _observed(scene_NCFF: Tensor, otf_NCFH: Tensor, observation: Observation) -> Tensor:
+def _epoch_fwhm(c: Columns, bands: tuple[str, ...]) -> list[tuple[Tensor, Tensor]]:
+    """FWHM of each exposure and its weight in the coadd, each (N, C)."""
+    whole = torch.stack([c[f"psf_fwhm_{b}_arcsec"] for b in bands], dim=1)
+    numbers = range(1, c.count(f"psf_fwhm_{bands[0]}_epoch_{{}}_arcsec") + 1)
+    epochs = [
+        torch.stack([c[f"psf_fwhm_{b}_epoch_{k}_arcsec"] for b in bands], dim=1) for k in numbers
+    ]
+    if not epochs:
+        return [(whole, torch.ones_like(whole))]
+    there = torch.stack([torch.isfinite(fwhm) for fwhm in epochs])
+    # A mock without exposures of its own is one exposure.
+    single = ~there.any(dim=0)
+    there[0] |= single
+    weight = there / there.sum(dim=0)
+    return [
+        (torch.where(torch.isfinite(fwhm), fwhm, whole), w.to(whole.dtype))
+        for fwhm, w in zip(epochs, weight, strict=True)
+    ]
+
+
+def _observed(
+    scene_NCFF: Tensor, otf_NCFH: Tensor, observation: Observation, points: int
+) -> Tensor:
     fft = torch.fft.rfft2(scene_NCFF)
-    return observation.stamp(observe.convolve_and_sample(fft, otf_NCFH, observation.supersampling))
+    return observation.stamp(observe.convolve_and_sample(fft, otf_NCFH, points))
 
 
 def _hosts(c: Columns, grid: FineGrid, x: Tensor, y: Tensor, bands: tuple[str, ...]) -> Tensor:
@@ -158,9 +271,9 @@ def _hosts(c: Columns, grid: FineGrid, x: Tensor, y: Tensor, bands: tuple[str, .
         lit = (flux_NC > 0).any(dim=1)
         some = torch.nonzero(lit & (r_e > 0))[:, 0]
         shape = (r_e[some], n[some], q[some], phi[some])
-        scene.add_sersic(image, grid, some, (x + dx)[some], (y + dy)[some], shape, flux_NC[some])
+        sersics.add_sersic(image, grid, some, (x + dx)[some], (y + dy)[some], shape, flux_NC[some])
         some = torch.nonzero(lit & (r_e == 0))[:, 0]
-        scene.add_points(image, grid, some, (x + dx)[some], (y + dy)[some], flux_NC[some])
+        sersics.add_points(image, grid, some, (x + dx)[some], (y + dy)[some], flux_NC[some])
     return image
 
 
@@ -184,13 +297,13 @@ def _add_surroundings(
     r_e, n, q, phi = (joined[name] for name in ("re_arcsec", "n", "q", "phi_rad"))
     flux = joined["flux_njy"]
     stars = torch.nonzero(r_e == 0)[:, 0]
-    scene.add_points(image, grid, rows[stars], x[stars], y[stars], flux[stars])
+    sersics.add_points(image, grid, rows[stars], x[stars], y[stars], flux[stars])
     # An exponential holds 2e-5 of its flux beyond 8 r_e, if its axis ratio is not small. Steeper
     # profiles have wings that would end in a visible edge.
     extent = torch.where(n <= 1, 8 * r_e / torch.sqrt(q), torch.inf)
     for low, high in ((0.0, 3.0), (3.0, 6.0), (6.0, torch.inf)):
         some = torch.nonzero((r_e > 0) & (extent > low) & (extent <= high))[:, 0]
-        scene.add_sersic(
+        sersics.add_sersic(
             image,
             grid,
             rows[some],
@@ -200,30 +313,6 @@ def _add_surroundings(
             flux[some],
             high if np.isfinite(high) else None,
         )
-
-
-def _features(
-    c: Columns, kinds: np.ndarray, grid: FineGrid, x: Tensor, y: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Features of unit flux (N, F, F), and magnification and image separation of lenses (N,)."""
-    n_fine = len(grid.axis_arcsec)
-    image = torch.zeros(len(x), n_fine, n_fine, dtype=x.dtype)
-    magnification = torch.full_like(x, torch.nan)
-    separation = torch.full_like(x, torch.nan)
-    for draw, of in (
-        (scene.lensed_source, ("lens",)),
-        (scene.companions, ("companions",)),
-        (scene.rings, ("ring",)),
-        (scene.arms, ("spiral", "merger")),
-    ):
-        rows = torch.from_numpy(np.flatnonzero(np.isin(kinds, of)))
-        if len(rows) == 0:
-            continue
-        image[rows] = draw(grid, c.take(rows), x[rows], y[rows])
-        if draw is scene.lensed_source:
-            magnification[rows] = image[rows].sum(dim=(1, 2))
-            separation[rows] = scene.image_separation_arcsec(c.take(rows))
-    return image, magnification, separation
 
 
 def _feature_flux(c: Columns, unit_NCHW: Tensor, observation: Observation) -> tuple[Tensor, Tensor]:
@@ -264,8 +353,10 @@ def add_noise(
     """
     gain = observation.electrons_per_njy
     electrons_per_njy = None if gain is None else np.array(gain)
-    result = np.array(image_NCHW, dtype=np.float32)
+    result = np.empty(image_NCHW.shape, dtype=np.float32)
     for k, (row, rng) in enumerate(zip(rows, generators, strict=True)):
         sky_rms = np.array([row[f"sky_rms_{b}_njy"] for b in observation.bands])
-        result[k] += observe.noise(rng, result[k], sky_rms, electrons_per_njy)
+        result[k] = noise.add_noise(
+            rng, image_NCHW[k], sky_rms, electrons_per_njy, observation.noise
+        )
     return result

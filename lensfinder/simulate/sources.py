@@ -17,8 +17,11 @@ from scipy import ndimage
 from torch import Tensor
 
 # Light fainter than this many times the noise, in a stamp smoothed by _SMOOTHING_PIXELS, is noise.
-_THRESHOLD_SIGMA = 2.0
-_SMOOTHING_PIXELS = 1.5
+_THRESHOLD_SIGMA = 3.0
+_SMOOTHING_PIXELS = 2.0
+# From the first S/N (in the smoothed stamp) on its own pixels are mixed in, from the second on they
+# stand alone: what is fainter would only be noise, which lensing magnifies.
+_TRUSTED_FROM, _TRUSTED_FULLY = 5.0, 30.0
 # Pixels over which the edge of an object is faded to zero.
 _FADE_PIXELS = 3.0
 
@@ -27,9 +30,9 @@ def clean(image_YX: np.ndarray) -> np.ndarray:
     """A galaxy without its sky, its neighbours and the noise about it, of unit flux.
 
     The level and noise of the sky are the median and MAD of the outermost frame. Kept is what is
-    connected to the brightest smoothed pixel within the middle half, above twice the noise of the
-    smoothed image; its edge is faded over three pixels. Noise on the galaxy itself stays, and
-    lensing magnifies it: use stamps with a S/N of 50 or more, or smoother ones.
+    connected to the brightest smoothed pixel within the middle half, above three times the noise of
+    the smoothed image (Gaussian of 2 pixels); its edge is faded over three pixels. Where the galaxy
+    is faint, from a S/N of 30 down to 5, its pixels give way to smoothed ones.
 
     Parameters
     ----------
@@ -59,14 +62,16 @@ def clean(image_YX: np.ndarray) -> np.ndarray:
     labels, _ = ndimage.label(smooth > _THRESHOLD_SIGMA * smooth_noise)
     if labels[peak] == 0 or smooth[peak] <= 0:
         raise ValueError(
-            "source image has nothing near its centre above twice its noise; expected a galaxy "
+            "source image has nothing near its centre above its noise; expected a galaxy "
             "there, with some sky about it"
         )
+    trust = (smooth / max(smooth_noise, 1e-30) - _TRUSTED_FROM) / (_TRUSTED_FULLY - _TRUSTED_FROM)
+    mixed = smooth + np.clip(trust, 0, 1) * (image - level - smooth)
     own = labels == labels[peak]
     weight = np.clip(1 - ndimage.distance_transform_edt(~own) / _FADE_PIXELS, 0, 1)
     # The last row and column must be dark, or the image would end in an edge.
     weight[[0, -1], :] = weight[:, [0, -1]] = 0
-    kept = (image - level) * weight
+    kept = mixed * weight
     total = kept.sum()
     if total <= 0:
         raise ValueError("source image has no positive flux; expected a galaxy")
@@ -121,6 +126,16 @@ class SourceImages:
         margin = int(min(used[0], size - 1 - used[-1])) - 1
         trimmed = stack[:, margin : size - margin, margin : size - margin]
         return cls(trimmed, tuple(names), np.array(pixel_arcsec, dtype=np.float64))
+
+    def radius_pixel(self) -> np.ndarray:
+        """Radius of the circle about the middle that holds all light, pixels, (S,)."""
+        size = self.images_SYX.shape[-1]
+        axis = np.arange(size) - size // 2
+        distance = np.hypot(axis[:, None], axis[None, :])
+        # Interpolation carries light one pixel further, along either axis.
+        return np.array(
+            [distance[image != 0].max() + 1.5 for image in self.images_SYX], dtype=np.float64
+        )
 
     def half_light_radius_arcsec(self) -> np.ndarray:
         """Radius of the circle about each centroid that holds half of the flux, (S,)."""

@@ -1,0 +1,187 @@
+"""Whole images against lenstronomy at the same sampling: every lens, every kind of PSF."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from lenstronomy.Data.imaging_data import ImageData
+from lenstronomy.Data.psf import PSF
+from lenstronomy.ImSim.image_model import ImageModel
+from lenstronomy.LensModel.lens_model import LensModel
+from lenstronomy.LightModel.light_model import LightModel
+from lenstronomy.Util.param_util import phi_q2_ellipticity
+from scipy.special import erf
+
+from lensfinder.simulate import light, observe
+from lensfinder.simulate.observation import Observation
+from lensfinder.simulate.psfs import PsfImages
+from lensfinder.simulate.render import render
+
+SCALE, SIZE, S = 0.2, 31, 3
+FINE = SCALE / S
+# lenstronomy's own call of numpy's FFT.
+pytestmark = pytest.mark.filterwarnings("ignore:`axes` should not be `None`:DeprecationWarning")
+
+
+def system(rng: np.random.Generator, fwhm: float) -> dict:
+    """A lens with its light and a source, as a truth row in one band."""
+    row: dict = dict.fromkeys(
+        [f"{part}_{name}" for part in ("disc", "partner") for name in ("re_arcsec", "n", "q")]
+        + ["disc_pa_deg", "partner_pa_deg", "partner_x_arcsec", "partner_y_arcsec"]
+        + ["mag_disc_r", "mag_partner_r"],
+        math.nan,
+    )
+    beta, azimuth = rng.uniform(0.0, 0.5), rng.uniform(0, 2 * math.pi)
+    return row | {
+        "kind": "lens",
+        "dx": rng.uniform(-0.5, 0.5),
+        "dy": rng.uniform(-0.5, 0.5),
+        "centre_x_arcsec": 0.0,
+        "centre_y_arcsec": 0.0,
+        "bulge_re_arcsec": rng.uniform(0.4, 1.0),
+        "bulge_n": rng.uniform(1.0, 4.0),
+        "bulge_q": rng.uniform(0.5, 1.0),
+        "bulge_pa_deg": rng.uniform(0, 180),
+        "mag_bulge_r": 20.0,
+        "theta_e_arcsec": rng.uniform(0.6, 1.4),
+        "q_lens": rng.uniform(0.4, 0.98),
+        "pa_lens_deg": rng.uniform(0, 180),
+        "shear": rng.uniform(0, 0.1),
+        "pa_shear_deg": rng.uniform(0, 180),
+        "source_x_arcsec": beta * math.cos(azimuth),
+        "source_y_arcsec": beta * math.sin(azimuth),
+        "source_re_arcsec": rng.uniform(0.1, 0.4),
+        "source_n": rng.uniform(0.6, 2.0),
+        "source_q": rng.uniform(0.4, 1.0),
+        "source_pa_deg": rng.uniform(0, 180),
+        "feature_snr": math.nan,
+        "feature_mag_r": 22.0,
+        "feature_r_minus_r": 0.0,
+        "psf_fwhm_r_arcsec": fwhm,
+        "sky_rms_r_njy": 6.0,
+    }
+
+
+def sersic_kwargs(row: dict, part: str, mag: float, x: float, y: float) -> dict:
+    """Theirs: another b_n, which is the same profile under another r_e, and central brightness."""
+    r_e, n, q = (row[f"{part}_{name}"] for name in ("re_arcsec", "n", "q"))
+    b, b_theirs = float(light.sersic_b(torch.tensor(n, dtype=torch.float64))), 1.9992 * n - 0.3271
+    zero = torch.zeros((), dtype=torch.float64)
+    shape = [torch.tensor(v, dtype=torch.float64) for v in (r_e, n, q, 0.0)]
+    centre = float(light.sersic(zero, zero, *shape)) * 10 ** (-0.4 * (mag - 31.4))
+    e1, e2 = phi_q2_ellipticity(math.radians(row[f"{part}_pa_deg"] + 90), q)
+    return {
+        "amp": centre * math.exp(-b_theirs),
+        "R_sersic": r_e * (b_theirs / b) ** n,
+        "n_sersic": n,
+        "e1": e1,
+        "e2": e2,
+        "center_x": x,
+        "center_y": y,
+    }
+
+
+def theirs(row: dict, kernel: np.ndarray, n_fine: int, first: float) -> np.ndarray:
+    """Flux of each fine pixel of the padded stamp, whose first is centred on `first`."""
+    data = ImageData(
+        image_data=np.zeros((n_fine, n_fine)),
+        transform_pix2angle=np.eye(2) * FINE,
+        ra_at_xy_0=first,
+        dec_at_xy_0=first,
+    )
+    power_law = "lens_slope" in row
+    x, y = row["dx"] * SCALE, row["dy"] * SCALE
+    e1, e2 = phi_q2_ellipticity(math.radians(row["pa_lens_deg"] + 90), row["q_lens"])
+    lens = {"theta_E": row["theta_e_arcsec"], "e1": e1, "e2": e2, "center_x": x, "center_y": y}
+    if power_law:
+        lens["gamma"] = row["lens_slope"]
+    angle = 2 * math.radians(row["pa_shear_deg"] + 90)
+    shear = {
+        "gamma1": row["shear"] * math.cos(angle),
+        "gamma2": row["shear"] * math.sin(angle),
+        "ra_0": x,
+        "dec_0": y,
+    }
+    model = ImageModel(
+        data,
+        PSF("PIXEL", kernel_point_source=kernel, kernel_point_source_normalisation=False),
+        LensModel(["EPL" if power_law else "SIE", "SHEAR"]),
+        LightModel(["SERSIC_ELLIPSE"]),
+        LightModel(["SERSIC_ELLIPSE"]),
+        kwargs_numerics={"supersampling_factor": 1},
+    )
+    source = (row["source_x_arcsec"] + x, row["source_y_arcsec"] + y)
+    image: np.ndarray = model.image(
+        kwargs_lens=[lens, shear],
+        kwargs_source=[sersic_kwargs(row, "source", row["feature_mag_r"], *source)],
+        kwargs_lens_light=[sersic_kwargs(row, "bulge", row["mag_bulge_r"], x, y)],
+    )
+    return image
+
+
+def kernel_of(psf: str, fwhm: float, reach: int) -> np.ndarray:
+    """What a pixel records of a star at every fine pixel, worked out in real space."""
+    axis = np.arange(-reach, reach + 1) * FINE
+    if psf == "gaussian":
+        own = float(observe.unbroadened_fwhm(torch.tensor(fwhm, dtype=torch.float64), SCALE))
+        root = own / (2 * math.sqrt(math.log(2)))
+        line = erf((axis + SCALE / 2) / root) - erf((axis - SCALE / 2) / root)
+        return np.outer(line, line) / np.outer(line, line).sum()
+    own = float(observe.unbroadened_fwhm(torch.tensor(fwhm, dtype=torch.float64), SCALE, 4.5))
+    a = own / (2 * math.sqrt(2 ** (1 / 4.5) - 1))
+    node, weight = np.polynomial.legendre.leggauss(6)
+    total = np.zeros((len(axis), len(axis)))
+    for v, weight_v in zip(node * SCALE / 2, weight, strict=True):
+        for u, weight_u in zip(node * SCALE / 2, weight, strict=True):
+            r2 = (axis[None, :] + u) ** 2 + (axis[:, None] + v) ** 2
+            total += weight_u * weight_v * (1 + r2 / a**2) ** -4.5
+    # A mean over the pixel's nodes (their weights sum to 4), times its density and area.
+    return total / 4 * (4.5 - 1) / (math.pi * a**2) * FINE**2
+
+
+@pytest.mark.parametrize("slope", [None, "power law"])
+@pytest.mark.parametrize("psf", ["gaussian", "moffat", "image"])
+def test_images_agree_with_lenstronomy(psf: str, slope: str | None) -> None:
+    """200 systems in all six cases: lens light, arcs, PSF and pixels."""
+    rng = np.random.default_rng(["gaussian", "moffat", "image"].index(psf) + 10 * (slope is None))
+    fwhm = 0.7
+    images = None
+    if psf == "image":
+        axis = np.arange(-15, 16) * FINE
+        star = np.exp(-(axis[None, :] ** 2 + 0.7 * axis[:, None] ** 2) / 0.18)
+        star *= 1 + 0.5 * np.tanh(3 * (axis[None, :] + axis[:, None]))
+        images = PsfImages(star[None, None], step_pixel=1 / S)
+    observation = Observation(
+        bands=("r",),
+        size=SIZE,
+        pixel_scale_arcsec=SCALE,
+        reference_band="r",
+        psf=psf,  # type: ignore[arg-type]
+        moffat_beta=4.5,
+        psf_images=images,
+        supersampling=S,
+    )
+    rows = [system(rng, fwhm) for _ in range(34)]
+    if slope is not None:
+        for row in rows:
+            row["lens_slope"] = rng.uniform(1.6, 2.4)
+    grid = observation.grid(S, torch.float64)
+    n_fine = len(grid.axis_arcsec)
+    kernel = (
+        images.images_PCYX[0, 0] if images is not None else kernel_of(psf, fwhm, (n_fine - 1) // 2)
+    )
+    names = ("x_arcsec", "y_arcsec", "re_arcsec", "n", "q", "phi_rad")
+    alone = {**{name: np.zeros(0) for name in names}, "flux_njy": np.zeros((0, 1))}
+    oracle = [theirs(row, kernel, n_fine, float(grid.axis_arcsec[0])) for row in rows]
+    expected = [
+        observation.stamp(torch.from_numpy(image[::S, ::S] * S**2)).numpy() for image in oracle
+    ]
+    for dtype, tolerance in ((torch.float64, 1e-6), (torch.float32, 1e-4)):
+        rendered = render(rows, [alone] * len(rows), observation, dtype=dtype)
+        ours = (rendered.background_NCHW + rendered.feature_NCHW)[:, 0]
+        for mine, their in zip(ours, expected, strict=True):
+            assert np.abs(mine - their).max() < tolerance * their.max()
+            assert float(mine.sum(dtype=float)) == pytest.approx(their.sum(), rel=tolerance * 10)
