@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from lensfinder import __version__, survey, tables, tiles
+from lensfinder import __version__, disks, survey, tables, tiles
 from lensfinder.config import Config, load
 from lensfinder.cutout.planning import plan_stamps
 from lensfinder.errors import LensfinderError, UnitError
@@ -22,11 +20,10 @@ _MOCK_SECONDS = 0.01  # a core's time for one mock of three bands, roughly
 
 
 def check_machine(folder: Path) -> dict[str, str]:
-    """Describe versions, devices, file locks and free space."""
+    """Describe versions, devices, and what the file system here can do."""
     import torch
 
     packages = ("torch", "numpy", "astropy", "photutils", "h5py", "dask", "pyarrow")
-    free = shutil.disk_usage(folder).free
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     gpus = [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())]
     return {
@@ -36,20 +33,8 @@ def check_machine(folder: Path) -> dict[str, str]:
         "cores": str(len(os.sched_getaffinity(0))),
         "memory": f"{memory / 2**30:.0f} GiB",
         "gpus": ", ".join(gpus) or "none",
-        "free space here": f"{free / 2**30:.0f} GiB",
-        "file locks here": "work" if _locks_work(folder) else "do not work (shards need none)",
+        **disks.describe(folder),
     }
-
-
-def _locks_work(folder: Path) -> bool:
-    import fcntl
-
-    try:
-        with tempfile.TemporaryFile(dir=folder) as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
 
 
 def check_inputs(
