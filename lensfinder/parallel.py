@@ -25,6 +25,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Self
 
 from lensfinder import __version__
+from lensfinder.config import SlurmConfig
 from lensfinder.crew import CONNECT_TIMEOUT_S, NO_WORKERS_TIMEOUT_S, Crew, nobody
 from lensfinder.errors import (
     DiskError,
@@ -36,6 +37,7 @@ from lensfinder.errors import (
 )
 from lensfinder.runs import Failure, Receipt, Unit
 from lensfinder.signals import TooLong, alarm
+from lensfinder.slurm import worker_jobs
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -188,13 +190,16 @@ class Engine:
     Parameters
     ----------
     name : str
-        ``serial``, ``local``, or the address or the file of a scheduler.
+        ``serial``, ``local``, ``slurm``, or the address or the file of a scheduler.
     workers : int
         Processes of a local cluster; 0 for one per core, or one per GPU to score with.
+    slurm : SlurmConfig
+        What worker jobs ask Slurm for.
     """
 
-    def __init__(self, name: str, workers: int) -> None:
+    def __init__(self, name: str, workers: int, slurm: SlurmConfig | None = None) -> None:
         self.name = name
+        self.slurm = slurm or SlurmConfig()
         self.workers = workers or cores()
         self._asked = workers
         self._client: Client | None = None
@@ -248,7 +253,7 @@ class Engine:
 
         def begin(unit: Unit, again: str = "") -> None:
             key = f"{unit.name}-{unit.fingerprint}{again}"
-            crew.units[key], crew.began[key] = unit, time.monotonic()
+            crew.units[key] = unit
             crew.futures[key] = future = client.submit(
                 _attempt_there, unit, threads_given, crew.at_once, __version__, key=key
             )
@@ -346,6 +351,8 @@ class Engine:
                             silence_logs=logging.CRITICAL,
                         )
                     )
+            elif self.name == "slurm":
+                address = self._stack.enter_context(worker_jobs(self.slurm, self.workers))
             how = {"scheduler_file": address} if str(address).endswith(".json") else {}
             try:
                 client = Client(None if how else address, timeout=CONNECT_TIMEOUT_S, **how)

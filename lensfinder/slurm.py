@@ -1,9 +1,9 @@
-"""The chain as Slurm jobs: which there are, what each runs, and what it waits for.
+"""Work as Slurm jobs: those of a chain, and worker jobs of a single stage.
 
-A stage of many units is a job array, each task with a share of them, and a job that merges what
-the array did. Every script may run again from its beginning, as Slurm does after a node failed or
-a job was preempted: what is proven done is not done again. A job that a signal stops before its
-time is over ends with exit code 75, and queues itself again.
+In a chain, a stage of many units is a job array, each task with a share of them, and a job that
+merges what the array did. Every script may run again from its beginning, as Slurm does after a
+node failed or a job was preempted: what is proven done is not done again. A job that a signal
+stops before its time is over ends with exit code 75, and queues itself again.
 """
 
 from __future__ import annotations
@@ -13,19 +13,29 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lensfinder.commit import make_folder
 from lensfinder.config import Config, SlurmConfig
-from lensfinder.errors import RequestError
+from lensfinder.errors import Interrupted, RequestError
 
 _ALONE = ("train", "report")  # stages that are one unit
 
 # The rank that saves ends last; one that waits for a dead one is not waited for.
 _TOGETHER = "--kill-on-bad-exit=0 --wait=60"
+
+
+_QUEUE_PATIENCE_S = 24 * 3600
+# As a local cluster's workers: with Dask's default, torch faults its buffers in again and again.
+_KEEP_BUFFERS = (
+    'DASK_DISTRIBUTED__NANNY__PRE_SPAWN_ENVIRON="'
+    "{'MALLOC_TRIM_THRESHOLD_': 268435456, 'MALLOC_MMAP_THRESHOLD_': 268435456}"
+    '"'
+)
 
 
 @dataclass(frozen=True)
@@ -166,12 +176,7 @@ def submit(jobs: Sequence[Job], output: Path) -> dict[str, str]:
     RequestError
         If there is no Slurm here, or it refuses a job; those submitted before are cancelled.
     """
-    if shutil.which("sbatch") is None:
-        raise RequestError(
-            "there is no sbatch here",
-            "a login node of a cluster with Slurm",
-            "Go there, or use --engine local.",
-        )
+    _require_sbatch()
     make_folder(output / "logs")
     numbers: dict[str, str] = {}
     for job in jobs:
@@ -193,6 +198,15 @@ def submit(jobs: Sequence[Job], output: Path) -> dict[str, str]:
     return numbers
 
 
+def _require_sbatch() -> None:
+    if shutil.which("sbatch") is None:
+        raise RequestError(
+            "there is no sbatch here",
+            "a login node of a cluster with Slurm",
+            "Go there, or use --engine local.",
+        )
+
+
 def _environment() -> dict[str, str]:
     """Return what a job inherits: nothing of a job that this runs in."""
     kept = ("SLURM_CONF",)
@@ -208,3 +222,67 @@ def run_command(pipeline: Path, output: Path, more: Sequence[str]) -> str:
     words = [sys.executable, "-P", "-m", "lensfinder", "run", os.path.abspath(pipeline)]
     words += ["-o", os.path.abspath(output), "--engine", "local", *more]
     return shlex.join(words)
+
+
+@contextmanager
+def worker_jobs(slurm: SlurmConfig, workers: int) -> Iterator[Any]:
+    """Have jobs of Dask workers, a process for each core, as long as this lasts.
+
+    Their traffic is encrypted, by keys made for this occasion: files for the owner's eyes in the
+    working folder, which nodes must share, removed at the end.
+
+    Parameters
+    ----------
+    slurm : SlurmConfig
+        What a job asks for.
+    workers : int
+        Processes in all jobs together.
+
+    Yields
+    ------
+    dask_jobqueue.SLURMCluster
+        With a worker, at least.
+
+    Raises
+    ------
+    RequestError
+        If there is no Slurm here, or dask-jobqueue is missing.
+    Interrupted
+        If no job began within a day.
+    """
+    _require_sbatch()
+    try:
+        from dask_jobqueue.slurm import SLURMCluster
+    except ImportError as error:
+        raise RequestError(
+            f"--engine slurm: {error}", "dask-jobqueue", "pip install 'lensfinder[slurm]'."
+        ) from error
+    processes = min(slurm.cpus, workers)
+    with SLURMCluster(
+        queue=slurm.partition or None,
+        account=slurm.account or None,
+        walltime=slurm.time or None,
+        cores=processes,
+        processes=processes,
+        job_cpu=slurm.cpus,
+        memory=slurm.memory,
+        job_mem=slurm.memory,
+        job_name="lensfinder-worker",
+        job_extra_directives=["--requeue", *slurm.options],
+        job_directives_skip=["-t "] if not slurm.time else [],
+        job_script_prologue=[f"export {_KEEP_BUFFERS}", slurm.setup],
+        log_directory="logs",
+        interface=slurm.interface or None,
+        security=True,
+        shared_temp_directory=str(Path.cwd()),
+        scheduler_options={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
+    ) as cluster:
+        cluster.scale(jobs=-(-workers // processes))
+        try:
+            cluster.wait_for_workers(1, timeout=_QUEUE_PATIENCE_S)
+        except TimeoutError:
+            raise Interrupted(
+                f"no worker job began within {_QUEUE_PATIENCE_S / 3600:g} hours",
+                remedy="See `squeue --me`, then run the same command to go on.",
+            ) from None
+        yield cluster

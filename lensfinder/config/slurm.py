@@ -37,11 +37,14 @@ class SlurmConfig(Section):
     train_options: Listed[str] = Field(
         (), description="More options of sbatch for training, such as --partition=gpu."
     )
+    interface: str = Field(
+        "", description="Network between scheduler and worker jobs, such as ib0; empty: any."
+    )
     setup: str = Field(
         "", description="Shell lines that each job begins with, such as module load cuda."
     )
 
-    @field_validator("partition", "account", "options", "train_options")
+    @field_validator("partition", "account", "interface", "options", "train_options")
     @classmethod
     def _one_line(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
         for text in (value,) if isinstance(value, str) else value:
