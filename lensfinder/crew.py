@@ -28,8 +28,8 @@ class Crew:
     units : mapping of key to Unit
         Those whose result is still to come.
     futures : mapping of key to Future
-    began : mapping of key to time
-        When a unit was handed out; no more are than there is somebody to begin at once.
+    began : mapping of key to (worker's address, time)
+        Since when a worker has been at work on a unit.
     threads, at_once : int
         Tasks that run at a time on all machines, and on one at most.
     alone_since : float
@@ -39,29 +39,32 @@ class Crew:
     client: Client
     units: dict[str, Unit] = field(default_factory=dict)
     futures: dict[str, Future] = field(default_factory=dict)
-    began: dict[str, float] = field(default_factory=dict)
+    began: dict[str, tuple[str, float]] = field(default_factory=dict)
     threads: int = 0
     at_once: int = 1
     alone_since: float = float("inf")
 
     def late(self, timeout_s: float) -> list[str]:
-        """Return the keys of units that take too long."""
+        """Return the keys of units that have been with one worker for too long."""
         if not timeout_s:
             return []
         now = time.monotonic()
-        return [
-            key
-            for key, since in self.began.items()
-            if key in self.units and now - since > timeout_s
-        ]
+        holders = {k: worker for worker, keys in self.client.processing().items() for k in keys}
+        # Of those that a worker holds, it does the first; the others wait, and are not late.
+        first = {holders[key]: key for key in reversed(self.units) if key in holders}
+        at_work = {key: worker for worker, key in first.items()}
+        for key, worker in at_work.items():
+            if self.began.get(key, ("", now))[0] != worker:
+                self.began[key] = (worker, now)
+        return [key for key in at_work if now - self.began[key][1] > timeout_s]
 
     def drop(self, key: str) -> Unit:
         """Give a unit up, and start anew the worker that is stuck with it."""
-        stuck = [worker for worker, keys in self.client.processing().items() if key in keys]
+        stuck = self.began[key][0]
         self.client.cancel([self.futures.pop(key)], force=True)
         # It may be gone already, or have no nanny to start it anew.
         with suppress(ValueError, KeyError, OSError):
-            self.client.restart_workers(stuck, timeout=CONNECT_TIMEOUT_S, raise_for_error=False)
+            self.client.restart_workers([stuck], timeout=CONNECT_TIMEOUT_S, raise_for_error=False)
         return self.units.pop(key)
 
     def require_workers(self) -> None:
