@@ -158,7 +158,8 @@ def speed(network: str, targets: int, folder: Path, compiled: bool) -> None:
             "infer", folder / "tiles", "--catalog", catalogue, *common, "-o", folder / "b"
         )
     )
-    again = n / timed(lambda: [fast.network(laid[k : k + batch]) for k in range(0, n, batch)])
+    with torch.inference_mode():
+        again = n / timed(lambda: [fast.network(laid[k : k + batch]) for k in range(0, n, batch)])
     bare = (bare + again) / 2
     best = max(naive.values())
     print(f"{'':34}stamps/s   of the bare network   of the naive loop (its best batch)")
