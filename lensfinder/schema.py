@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 SCHEMA_VERSION = 1
 
@@ -130,6 +131,7 @@ LEDGER_COLUMNS = (
 _ALL_COLUMNS = CATALOG_COLUMNS + TRUTH_COLUMNS + SCORE_COLUMNS
 
 
+@lru_cache(maxsize=4096)
 def column(name: str) -> Column | None:
     """Find the contract's column that `name` stands for, or None for an extra one."""
     return next((c for c in _ALL_COLUMNS if c.pattern.fullmatch(name)), None)
