@@ -166,7 +166,7 @@ class Tile:
             raise UnitError(
                 reason,
                 f"{planes['image'].path} ({band}) has {what}",
-                f"{wanted} as {first} has",
+                f"{wanted} as in {first}",
                 "`cutout --resample` puts the bands on one grid.",
             )
         self._scales[band] = grids.scale_arcsec(own)
