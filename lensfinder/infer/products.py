@@ -90,7 +90,9 @@ def _write_table(run: Run, ranked: Columns, scored: Sequence[Unit]) -> None:
         if name not in run.config.infer.export or not run.config.infer.ranked:
             path.unlink(missing_ok=True)
         else:
-            tables.write_astropy(path, ranked, _FORMATS[name])
+            # VOTables know no signed byte.
+            wide = {n: v.astype(np.int16) if v.dtype == np.int8 else v for n, v in ranked.items()}
+            tables.write_astropy(path, wide, _FORMATS[name])
     if run.config.infer.ranked:
         tables.write_columns(run.folder / RANKED, ranked, about)
     else:

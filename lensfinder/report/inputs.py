@@ -108,6 +108,14 @@ def read_scores(paths: Sequence[Path], role: str) -> dict[str, NDArray[Any]]:
             raise RequestError(
                 f"{path} has no column {', '.join(missing)}", "scores that `lensfinder infer` wrote"
             )
+        limit = (tables.read_metadata(path) or {}).get("keep_above")
+        if limit is not None:
+            raise RequestError(
+                f"{path} holds only the objects with a logit above {limit:g}",
+                "all scores, since rates are shares of all objects",
+                "Run `lensfinder infer` without --keep-above on some of the tiles, and report "
+                "these; ranked.parquet lists the best of the others.",
+            )
         parts.append(part)
     columns = tables.concatenate(parts)
     n = len(columns["id"])

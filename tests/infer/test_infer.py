@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-from lensfinder import checkpoint, networks, shards, tables
+from lensfinder import checkpoint, networks, schema, shards, tables
 from lensfinder.config import load
-from lensfinder.errors import MismatchError
+from lensfinder.errors import MismatchError, RequestError
 from lensfinder.infer.products import CANDIDATES
 from lensfinder.infer.score import Scorer
 from lensfinder.ledger import products_of
 from lensfinder.model import Model, Spec, create
 from lensfinder.pixels import RECIPES, PixelTransform
+from lensfinder.report.audits import embedding_names
+from lensfinder.report.inputs import read_scores
 from lensfinder.runs import Execution, Summary, execute
 
 SIZE = 41
@@ -204,3 +208,95 @@ def test_another_model_does_not_reuse_scores(
             scored,
             infer={"inputs": (cutouts,), "model": (tmp_path / "other.safetensors",)},
         )
+
+
+def test_only_what_is_above_is_kept_and_all_is_counted(
+    cutouts: Path, model: tuple[Model, Path], scored: Path, tmp_path: Path
+) -> None:
+    all_of = scores_of(scored)
+    limit = float(np.median(list(all_of.values())))
+    infer = {"inputs": (cutouts,), "model": (model[1],), "keep_above": limit}
+    summary = run("infer", tmp_path, infer=infer)
+    kept = scores_of(tmp_path)
+    assert kept == {name: logit for name, logit in all_of.items() if logit > limit}
+    assert summary.counts["planned"] == len(all_of)
+    whole, part = (tables.read_metadata(f / "ranked.parquet") for f in (scored, tmp_path))
+    assert whole is not None
+    assert part is not None
+    assert whole["histogram"] == part["histogram"]
+    assert sum(whole["histogram"]["scored"]) == len(all_of)
+    assert run("infer", tmp_path, infer=infer).done == 0
+    with pytest.raises(RequestError, match="only the objects with a logit above"):
+        read_scores(products_of(tmp_path), "sky")
+
+
+def test_the_ranked_list_merges_all_units_and_exports_hold_the_same(
+    cutouts: Path, model: tuple[Model, Path], tmp_path: Path
+) -> None:
+    infer = {"inputs": (cutouts,), "model": (model[1],), "export": ("fits", "ecsv", "votable")}
+    run("infer", tmp_path, infer={**infer, "candidates": 0})
+    ranked = tables.read_columns(tmp_path / "ranked.parquet")
+    logit = scores_of(tmp_path)
+    assert list(ranked["id"]) == sorted(logit, key=lambda name: (-logit[name], name))
+    assert ranked["rank"].tolist() == list(range(1, len(logit) + 1))
+    for name in ("ranked.fits", "ranked.ecsv", "ranked.vot"):
+        assert list(tables.read_catalog(tmp_path / name)["id"]) == list(ranked["id"])
+
+
+def test_an_ensemble_adds_the_spread_and_embedding_the_features(
+    cutouts: Path, model: tuple[Model, Path], scored: Path, tmp_path: Path
+) -> None:
+    infer = {"inputs": (cutouts,), "candidates": 0}
+    run("infer", tmp_path / "twice", infer={**infer, "model": (model[1], model[1])})
+    assert_same(scores_of(scored), scores_of(tmp_path / "twice"))
+    columns = tables.read_columns(products_of(tmp_path / "twice")[0])
+    assert not columns["logit_std"].any()
+    run("infer", tmp_path / "seen", infer={**infer, "model": (model[1],), "embed": True})
+    columns = tables.read_columns(products_of(tmp_path / "seen")[0])
+    features = np.column_stack([columns[name] for name in embedding_names(columns)])
+    head = model[0].network.head
+    with torch.no_grad():
+        again = head(torch.from_numpy(features))[:, 0].numpy()  # type: ignore[operator]
+    np.testing.assert_allclose(again, columns["logit"], atol=TOLERANCE)
+
+
+def test_other_pixels_are_adapted_where_asked_and_flagged(
+    sample: dict[str, Any], cutouts: Path, model: tuple[Model, Path], tmp_path: Path
+) -> None:
+    coarse = create(
+        Spec("lensnet", BANDS, 25, 0.32),
+        networks.build("lensnet", len(BANDS), 25),
+        model[0].transform,
+        temperature=1.0,
+        training_prevalence=0.5,
+        provenance={"psf_fwhm_arcsec": dict.fromkeys(BANDS, 1.2)},
+    )
+    path = tmp_path / "coarse.safetensors"
+    checkpoint.save(path, coarse)
+    infer = {"inputs": (cutouts,), "model": (path,), "candidates": 3}
+    with pytest.raises(MismatchError, match=r'pixel scale 0\.2".*0\.32".*41 px.*25 px'):
+        run("infer", tmp_path / "refused", infer=infer)
+    run("infer", tmp_path / "shards", infer={**infer, "adapt": True})
+    tiles = {"inputs": sample["tiles"], "catalog": sample["catalog"]}
+    run("infer", tmp_path / "tiles", infer={**infer, **tiles, "adapt": True})
+    for name in ("shards", "tiles"):
+        for product in products_of(tmp_path / name):
+            assert (tables.read_columns(product, ["flags"])["flags"] & schema.FLAG_ADAPTED).all()
+        with shards.read(tmp_path / name / CANDIDATES) as best:
+            assert (best.size, best.header.pixel_scale_arcsec) == (25, 0.32)
+
+
+def test_a_damaged_tile_fails_alone_and_its_targets_are_listed(
+    sample: dict[str, Any], model: tuple[Model, Path], scored: Path, tmp_path: Path
+) -> None:
+    for path in sample["tiles"][0].iterdir():
+        shutil.copy(path, tmp_path / path.name)
+    os.truncate(next(tmp_path.glob("*180.000*_g_sci.fits")), 40_000)
+    infer = {"inputs": (tmp_path,), "catalog": sample["catalog"], "model": (model[1],)}
+    summary = run("infer", tmp_path / "out", infer=infer)
+    assert summary.exit_code == 3
+    ledger = tables.read_columns(tmp_path / "out" / "ledger.parquet")
+    assert set(ledger["id"]) == set(scores_of(scored))
+    lost = ledger["outcome"] == "failed"
+    assert lost.any()
+    assert len(scores_of(tmp_path / "out")) == (~lost).sum()
