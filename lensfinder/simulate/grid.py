@@ -58,7 +58,8 @@ class Columns:
 
     def take(self, rows: Tensor) -> Columns:
         """The same columns for some of the mocks."""
-        return Columns({name: value[rows] for name, value in self.values.items()})
+        table = torch.stack(list(self.values.values()))[:, rows]
+        return Columns(dict(zip(self.values, table.unbind(), strict=True)))
 
     def phi(self, name: str) -> Tensor:
         """A position angle (deg, east of north) as an angle in the image (rad, from +x)."""

@@ -6,6 +6,7 @@ same 64 consecutive objects, so that an object's pixels don't depend on how work
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lensfinder.simulate import arcs, gridding, noise, observe, psfs, scene, sersics
+from lensfinder.simulate import arcs, gridding, light, noise, observe, psfs, scene, sersics
 from lensfinder.simulate.families import Row
 from lensfinder.simulate.grid import Columns, FineGrid
 from lensfinder.simulate.observation import Observation
@@ -142,7 +143,8 @@ def _render_block(
 
     otf_NCFH = _otf(columns, observation, grid, points)
     background = _hosts(columns, grid, x, y, observation.bands)
-    _add_surroundings(background, grid, columns, surroundings, scale)
+    sky_rms_NC = torch.stack([columns[f"sky_rms_{b}_njy"] for b in observation.bands], dim=1)
+    _add_surroundings(background, grid, columns, surroundings, sky_rms_NC, scale)
     background_NCHW = _observed(background, otf_NCFH, observation, points)
     unit_NCHW = torch.zeros_like(background_NCHW)
     magnification = torch.full_like(x, torch.nan)
@@ -282,6 +284,7 @@ def _add_surroundings(
     grid: FineGrid,
     c: Columns,
     surroundings: Sequence[dict[str, np.ndarray]],
+    sky_rms_NC: Tensor,
     pixel_scale_arcsec: float,
 ) -> None:
     """Add the field objects of each mock, in place."""
@@ -298,10 +301,8 @@ def _add_surroundings(
     flux = joined["flux_njy"]
     stars = torch.nonzero(r_e == 0)[:, 0]
     sersics.add_points(image, grid, rows[stars], x[stars], y[stars], flux[stars])
-    # An exponential holds 2e-5 of its flux beyond 8 r_e, if its axis ratio is not small. Steeper
-    # profiles have wings that would end in a visible edge.
-    extent = torch.where(n <= 1, 8 * r_e / torch.sqrt(q), torch.inf)
-    for low, high in ((0.0, 3.0), (3.0, 6.0), (6.0, torch.inf)):
+    extent = _visible_extent(joined, sky_rms_NC[rows], pixel_scale_arcsec)
+    for low, high in ((0.0, 2.0), (2.0, 4.0), (4.0, 8.0), (8.0, torch.inf)):
         some = torch.nonzero((r_e > 0) & (extent > low) & (extent <= high))[:, 0]
         sersics.add_sersic(
             image,
@@ -312,7 +313,22 @@ def _add_surroundings(
             (r_e[some], n[some], q[some], phi[some]),
             flux[some],
             high if np.isfinite(high) else None,
+            refinement=3,
         )
+
+
+def _visible_extent(field: dict[str, Tensor], sky_rms_RC: Tensor, pixel_arcsec: float) -> Tensor:
+    """Radius along the major axis of each galaxy beyond which nobody sees it, (R,), arcsec.
+
+    An exponential holds 2e-5 of its flux beyond 8 r_e. The wings of a steeper profile may end where
+    they are 2 % of the noise of a pixel in every band.
+    """
+    r_e, n, q, flux = (field[name] for name in ("re_arcsec", "n", "q", "flux_njy"))
+    zero, one = torch.zeros_like(r_e), torch.ones_like(r_e)
+    centre = light.sersic(zero, zero, r_e, n, one, zero)
+    contrast = (flux / (0.02 * sky_rms_RC)).max(dim=1).values * centre * pixel_arcsec**2
+    wings = r_e * (torch.log(contrast.clamp(min=math.e)) / light.sersic_b(n)) ** n
+    return torch.where(n <= 1, 8 * r_e, wings) / torch.sqrt(q)
 
 
 def _feature_flux(c: Columns, unit_NCHW: Tensor, observation: Observation) -> tuple[Tensor, Tensor]:

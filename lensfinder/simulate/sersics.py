@@ -17,10 +17,9 @@ from torch import Tensor
 from lensfinder.simulate import gridding, light
 from lensfinder.simulate.grid import FineGrid
 
-# Cells about the centre that are sampled more finely, how finely, and the width of the window
+# Cells about the centre that are sampled more finely, and the width of the window
 # exp(-(r / width)^4) by which they fade in.
 _CORE_CELLS = 9
-_CORE_REFINEMENT = 5
 _FADE_CELLS = 2.2
 # The Gaussian about the cusp, in samples of the core along a round galaxy's radius.
 _CUSP_SAMPLES = 1.0
@@ -39,6 +38,7 @@ def add_sersic(
     shape: Shape,
     flux_RC: Tensor,
     reach_arcsec: float | None = None,
+    refinement: int = 5,
 ) -> None:
     """Add R Sersic galaxies, in place.
 
@@ -50,6 +50,7 @@ def add_sersic(
     shape : r_e_arcsec, n, q, phi_rad, each (R,)
     flux_RC : total flux in each band
     reach_arcsec : half-width of the square about each centre that is drawn; None: all of the grid
+    refinement : samples along a side of a cell near the centre, on an adaptive grid
     """
     if len(rows) == 0:
         return
@@ -67,7 +68,7 @@ def add_sersic(
     profile = light.sersic(dx[:, None, :], dy[:, :, None], *(p[:, None, None] for p in shape))
     profile *= scale**2
     if grid.adaptive:
-        profile = _with_core(profile, dx, dy, scale, shape)
+        profile = _with_core(profile, dx, dy, scale, shape, refinement)
     if reach_arcsec is None and len(set(rows.tolist())) == len(rows):
         scene_NCFF.index_add_(0, rows, profile[:, None] * flux_RC[:, :, None, None])
         return
@@ -78,7 +79,9 @@ def add_sersic(
             scene_NCFF[row, :, y0:y1, x0:x1].addcmul_(patch, flux_RC[k, :, None, None])
 
 
-def _with_core(profile_RWW: Tensor, dx_RW: Tensor, dy_RW: Tensor, h: float, shape: Shape) -> Tensor:
+def _with_core(
+    profile_RWW: Tensor, dx_RW: Tensor, dy_RW: Tensor, h: float, shape: Shape, refinement: int
+) -> Tensor:
     """The profile, spread, with its core sampled finely. Changes `profile_RWW`."""
     dtype, width = profile_RWW.dtype, profile_RWW.shape[-1]
     reach = torch.arange(_CORE_CELLS) - _CORE_CELLS // 2
@@ -102,16 +105,16 @@ def _with_core(profile_RWW: Tensor, dx_RW: Tensor, dy_RW: Tensor, h: float, shap
     out = gridding.smooth(profile_RWW)
 
     r_e, n, q, phi = (p[:, None, None] for p in shape)
-    sub = gridding.sub_offsets(_CORE_REFINEMENT, dtype) * h
+    sub = gridding.sub_offsets(refinement, dtype) * h
     xs = (x_cell[:, :, None] + sub).flatten(1)[:, None, :]
     ys = (y_cell[:, :, None] + sub).flatten(1)[:, :, None]
-    sigma = _CUSP_SAMPLES * h / _CORE_REFINEMENT / torch.sqrt(shape[2])
+    sigma = _CUSP_SAMPLES * h / refinement / torch.sqrt(shape[2])
     fine = light.sersic(xs, ys, r_e, n, q, phi)
-    fine *= (h / _CORE_REFINEMENT) ** 2
+    fine *= (h / refinement) ** 2
     fine *= torch.exp(fade * (xs**2 + ys**2) ** 2)
     radius2 = light.squared_elliptical_radius(xs, ys, q, phi)
     fine *= 1 - torch.exp(-0.5 * radius2 / sigma[:, None, None] ** 2)
-    weights = gridding.window_weights(_CORE_CELLS, _CORE_REFINEMENT, dtype)
+    weights = gridding.window_weights(_CORE_CELLS, refinement, dtype)
     spread = weights @ fine @ weights.T
 
     cusp = cusp_flux(shape[0], shape[1], sigma)

@@ -12,10 +12,10 @@ from lenstronomy.Data.psf import PSF
 from lenstronomy.ImSim.image_model import ImageModel
 from lenstronomy.LensModel.lens_model import LensModel
 from lenstronomy.LightModel.light_model import LightModel
-from lenstronomy.Util.param_util import phi_q2_ellipticity
+from oracle import lens_names, model_kwargs, system
 from scipy.special import erf
 
-from lensfinder.simulate import light, observe
+from lensfinder.simulate import observe
 from lensfinder.simulate.observation import Observation
 from lensfinder.simulate.psfs import PsfImages
 from lensfinder.simulate.render import render
@@ -26,64 +26,6 @@ FINE = SCALE / S
 pytestmark = pytest.mark.filterwarnings("ignore:`axes` should not be `None`:DeprecationWarning")
 
 
-def system(rng: np.random.Generator, fwhm: float) -> dict:
-    """A lens with its light and a source, as a truth row in one band."""
-    row: dict = dict.fromkeys(
-        [f"{part}_{name}" for part in ("disc", "partner") for name in ("re_arcsec", "n", "q")]
-        + ["disc_pa_deg", "partner_pa_deg", "partner_x_arcsec", "partner_y_arcsec"]
-        + ["mag_disc_r", "mag_partner_r"],
-        math.nan,
-    )
-    beta, azimuth = rng.uniform(0.0, 0.5), rng.uniform(0, 2 * math.pi)
-    return row | {
-        "kind": "lens",
-        "dx": rng.uniform(-0.5, 0.5),
-        "dy": rng.uniform(-0.5, 0.5),
-        "centre_x_arcsec": 0.0,
-        "centre_y_arcsec": 0.0,
-        "bulge_re_arcsec": rng.uniform(0.4, 1.0),
-        "bulge_n": rng.uniform(1.0, 4.0),
-        "bulge_q": rng.uniform(0.5, 1.0),
-        "bulge_pa_deg": rng.uniform(0, 180),
-        "mag_bulge_r": 20.0,
-        "theta_e_arcsec": rng.uniform(0.6, 1.4),
-        "q_lens": rng.uniform(0.4, 0.98),
-        "pa_lens_deg": rng.uniform(0, 180),
-        "shear": rng.uniform(0, 0.1),
-        "pa_shear_deg": rng.uniform(0, 180),
-        "source_x_arcsec": beta * math.cos(azimuth),
-        "source_y_arcsec": beta * math.sin(azimuth),
-        "source_re_arcsec": rng.uniform(0.1, 0.4),
-        "source_n": rng.uniform(0.6, 2.0),
-        "source_q": rng.uniform(0.4, 1.0),
-        "source_pa_deg": rng.uniform(0, 180),
-        "feature_snr": math.nan,
-        "feature_mag_r": 22.0,
-        "feature_r_minus_r": 0.0,
-        "psf_fwhm_r_arcsec": fwhm,
-        "sky_rms_r_njy": 6.0,
-    }
-
-
-def sersic_kwargs(row: dict, part: str, mag: float, x: float, y: float) -> dict:
-    """Theirs: another b_n, which is the same profile under another r_e, and central brightness."""
-    r_e, n, q = (row[f"{part}_{name}"] for name in ("re_arcsec", "n", "q"))
-    b, b_theirs = float(light.sersic_b(torch.tensor(n, dtype=torch.float64))), 1.9992 * n - 0.3271
-    zero = torch.zeros((), dtype=torch.float64)
-    shape = [torch.tensor(v, dtype=torch.float64) for v in (r_e, n, q, 0.0)]
-    centre = float(light.sersic(zero, zero, *shape)) * 10 ** (-0.4 * (mag - 31.4))
-    e1, e2 = phi_q2_ellipticity(math.radians(row[f"{part}_pa_deg"] + 90), q)
-    return {
-        "amp": centre * math.exp(-b_theirs),
-        "R_sersic": r_e * (b_theirs / b) ** n,
-        "n_sersic": n,
-        "e1": e1,
-        "e2": e2,
-        "center_x": x,
-        "center_y": y,
-    }
-
-
 def theirs(row: dict, kernel: np.ndarray, n_fine: int, first: float) -> np.ndarray:
     """Flux of each fine pixel of the padded stamp, whose first is centred on `first`."""
     data = ImageData(
@@ -92,33 +34,15 @@ def theirs(row: dict, kernel: np.ndarray, n_fine: int, first: float) -> np.ndarr
         ra_at_xy_0=first,
         dec_at_xy_0=first,
     )
-    power_law = "lens_slope" in row
-    x, y = row["dx"] * SCALE, row["dy"] * SCALE
-    e1, e2 = phi_q2_ellipticity(math.radians(row["pa_lens_deg"] + 90), row["q_lens"])
-    lens = {"theta_E": row["theta_e_arcsec"], "e1": e1, "e2": e2, "center_x": x, "center_y": y}
-    if power_law:
-        lens["gamma"] = row["lens_slope"]
-    angle = 2 * math.radians(row["pa_shear_deg"] + 90)
-    shear = {
-        "gamma1": row["shear"] * math.cos(angle),
-        "gamma2": row["shear"] * math.sin(angle),
-        "ra_0": x,
-        "dec_0": y,
-    }
     model = ImageModel(
         data,
         PSF("PIXEL", kernel_point_source=kernel, kernel_point_source_normalisation=False),
-        LensModel(["EPL" if power_law else "SIE", "SHEAR"]),
+        LensModel(lens_names(row)),
         LightModel(["SERSIC_ELLIPSE"]),
         LightModel(["SERSIC_ELLIPSE"]),
         kwargs_numerics={"supersampling_factor": 1},
     )
-    source = (row["source_x_arcsec"] + x, row["source_y_arcsec"] + y)
-    image: np.ndarray = model.image(
-        kwargs_lens=[lens, shear],
-        kwargs_source=[sersic_kwargs(row, "source", row["feature_mag_r"], *source)],
-        kwargs_lens_light=[sersic_kwargs(row, "bulge", row["mag_bulge_r"], x, y)],
-    )
+    image: np.ndarray = model.image(**model_kwargs(row, "r", SCALE))
     return image
 
 
@@ -164,7 +88,7 @@ def test_images_agree_with_lenstronomy(psf: str, slope: str | None) -> None:
         psf_images=images,
         supersampling=S,
     )
-    rows = [system(rng, fwhm) for _ in range(34)]
+    rows = [system(rng, {"r": fwhm}) for _ in range(34)]
     if slope is not None:
         for row in rows:
             row["lens_slope"] = rng.uniform(1.6, 2.4)
