@@ -13,7 +13,7 @@ import numpy as np
 
 from lensfinder.simulate import cosmology
 from lensfinder.simulate.colours import Track
-from lensfinder.simulate.distributions import RecipeError
+from lensfinder.simulate.distributions import Distribution, RecipeError
 from lensfinder.simulate.forecast import Forecast, axis_ratio
 from lensfinder.simulate.forecast import draw as draw_system
 from lensfinder.simulate.recipe import Population
@@ -165,10 +165,15 @@ def late_type(
     rng: np.random.Generator,
     q: float,
     bulge_fraction: float,
+    magnitude: Distribution | None = None,
 ) -> LateTypeDraw:
-    """Write the light of a disc of axis ratio `q` with a bulge of `bulge_fraction`."""
+    """Write the light of a disc of axis ratio `q` with a bulge of `bulge_fraction`.
+
+    `magnitude` takes the place of the recipe's magnitudes of late types.
+    """
     recipe = population.late_type
-    z, mag_r, pa = recipe.z.sample(rng), recipe.mag_r.sample(rng), position_angle_deg(rng)
+    z, mag_r = recipe.z.sample(rng), (magnitude or recipe.mag_r).sample(rng)
+    pa = position_angle_deg(rng)
     r_e = recipe.r_e_arcsec_at_mag_19 * 10 ** (
         recipe.r_e_dex_per_mag * (mag_r - 19) + rng.normal(0, recipe.r_e_scatter_dex)
     )

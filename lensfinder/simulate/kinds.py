@@ -114,7 +114,8 @@ def _spiral(row: Row, population: Population, bands: Bands, rng: Rng) -> None:
     recipe = population.spiral
     bulge_fraction = population.late_type.bulge_fraction.sample(rng)
     q = recipe.q.sample(rng)
-    mag_disc = late_type(row, population, bands, rng, q, bulge_fraction).mag_disc_r
+    drawn = late_type(row, population, bands, rng, q, bulge_fraction, recipe.mag_r)
+    mag_disc = drawn.mag_disc_r
     row["arm_count"] = recipe.arm_count.sample(rng)
     row["arm_pitch_deg"] = recipe.arm_pitch_deg.sample(rng) * (1 if rng.random() < 0.5 else -1)
     row["arm_phase_deg"] = rng.uniform(0, 360)

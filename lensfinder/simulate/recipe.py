@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
+from lensfinder.errors import nearest
 from lensfinder.simulate import sections
 from lensfinder.simulate.colours import Colours
 from lensfinder.simulate.distributions import RecipeError, Section
@@ -118,6 +119,8 @@ def parse(text: str, origin: str) -> Population:
             parts = [str(part) for part in problem["loc"] if part not in ("table", "sed", "[key]")]
             where = ".".join(parts) or "recipe"
             message = problem["msg"].removeprefix("Value error, ")
+            if problem["type"] == "extra_forbidden":
+                message = f"unknown key; expected {_nearest_key(problem['loc'])}"
             lines.append(f"{where}: {message}")
         problems = "\n  ".join(lines)
         raise RecipeError(f"{origin} has {len(lines)} error(s):\n  {problems}") from error
@@ -126,6 +129,19 @@ def parse(text: str, origin: str) -> Population:
 # Tables of which a recipe takes all from its base or nothing: shares, and what says how many
 # pixels of which survey.
 _WHOLE = ("negatives", "sky_fraction", "stamps")
+
+
+def _nearest_key(where: tuple[int | str, ...]) -> str:
+    """The key that a misspelt one was probably meant to be, among those of its section."""
+    model: Any = Population
+    for part in where[:-1]:
+        field = getattr(model, "model_fields", {}).get(str(part))
+        if field is None or not hasattr(field.annotation, "model_fields"):
+            return "a key that `general` has there"
+        model = field.annotation
+    return nearest(
+        str(where[-1]), [*model.model_fields, "base"] if model is Population else model.model_fields
+    )
 
 
 def _whole(text: str, origin: str) -> dict[str, Any]:

@@ -163,6 +163,8 @@ class LateType(Section):
 class Spiral(Section):
     """Arms on a late-type galaxy that is seen well enough from above."""
 
+    # Where it is given, in place of late_type.mag_r: arms of faint galaxies can't be seen.
+    mag_r: Magnitude | None = None
     q: AxisRatio
     arm_count: Count
     arm_pitch_deg: Spread

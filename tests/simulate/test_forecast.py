@@ -169,7 +169,7 @@ def test_a_recipe_of_ones_own_stands_on_a_base() -> None:
     for bad, message in (
         (own.replace("'general'", "'genral'"), "base is 'genral'; expected a recipe"),
         (own.replace("name = 'mine'\n", ""), "name: Field required"),
-        (own.replace("[lens]", "[lenz]"), "lenz: Extra inputs"),
+        (own.replace("[lens]", "[lenz]"), "lenz: unknown key; expected 'lens'"),
         (own.replace("star = 1.0", "artefact = 1.0"), r"there is no section \[artefact\]"),
     ):
         with pytest.raises(RecipeError, match=message):

@@ -47,7 +47,7 @@ def test_all_errors_of_a_bad_recipe_at_once() -> None:
         "source.snr: Input tag 'lognormal' found",
         "source.q",
         "expected [0.05, 1]",
-        "conditions.psf_scater: Extra inputs are not permitted",
+        "conditions.psf_scater: unknown key; expected 'psf_scatter'",
         "conditions.psf_scatter: Field required",
         "low is 0.26 and high is 0.1; expected low < high",
         "negatives.mergers",
@@ -130,7 +130,7 @@ def test_lenses_obey_physics_and_recipe(population: Population, rows: list[dict]
 
 
 @given(st.floats(0.01, 8))
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 def test_distances_agree_with_astropy(z: float) -> None:
     cosmos = FlatLambdaCDM(H0=70, Om0=0.3)
     expected = cosmos.comoving_distance(z).value

@@ -19,7 +19,8 @@ OPTIONS: dict[str, Any] = {"count": 200, "size": 21, "unit_size": 128, "val_frac
 
 def run(folder: Path, **options: Any) -> runs.Summary:
     execution = runs.Execution(engine="serial", verbosity=-1)
-    chosen = config.load(options={"simulate": OPTIONS | options})
+    given = {name: value for name, value in (OPTIONS | options).items() if value is not None}
+    chosen = config.load(options={"simulate": given})
     return runs.execute("simulate", chosen, folder, execution)
 
 
@@ -147,3 +148,32 @@ def test_hosts_that_do_not_match_are_refused(cutouts: Path, tmp_path: Path) -> N
         run(tmp_path / "a", hosts=str(cutouts), size=41)
     with pytest.raises(MismatchError, match="have no band u"):
         run(tmp_path / "b", hosts=str(cutouts), bands=("u", "r"))
+
+
+def test_any_worker_in_any_order_writes_the_same_bytes(mocks: Path, tmp_path: Path) -> None:
+    """Two processes, last unit first; and one that renders what the table of truth says."""
+    image, catalog = contents(mocks)
+    engine = runs.Execution(engine="local", workers=2, verbosity=-1)
+    options = OPTIONS | {"unit_size": 64}
+    runs.execute("simulate", config.load(options={"simulate": options}), tmp_path / "two", engine)
+    run(tmp_path / "truth", truth=str(mocks / stage.TRUTH), unit_size=64, test_fraction=0.2)
+    for folder in ("two", "truth"):
+        again, other = contents(tmp_path / folder)
+        assert again.tobytes() == image.tobytes()
+        for name, values in catalog.items():
+            np.testing.assert_array_equal(other[name], values)
+
+
+def test_a_recipe_says_what_nobody_asked_for(tmp_path: Path) -> None:
+    """Survey, bands and size follow from it, and the user's word wins."""
+    summary = run(tmp_path / "a", population="lanusse2018", size=None, count=64)
+    assert any("survey lanusse2018, bands g, size 45" in line for line in summary.lines)
+    with shards.read(products_of(tmp_path / "a")[0]) as shard:
+        assert (shard.size, shard.header.bands) == (45, ("g",))
+        assert shard.header.pixel_scale_arcsec == 0.18
+    stacked = run(tmp_path / "b", population="lanusse2018_stack", size=21, count=64)
+    assert stacked.exit_code == 0
+    with shards.read(products_of(tmp_path / "b")[0]) as shard:
+        assert shard.size == 21
+        noise = float(np.median(shard.catalog["sky_rms_g_njy"]))
+        assert noise == pytest.approx(11.3 / np.sqrt(83), rel=0.1)
