@@ -191,7 +191,7 @@ class Tile:
             found[
                 "the reference pixel of the WCS outside the image: right for a cutout with a new "
                 "header, wrong by as much for one that kept its tile's; compare one position"
-            ] = f"{x:.0f}, {y:.0f}"
+            ] = f"CRPIX {x + 1:.1f}, {y + 1:.1f}"
         return found
 
     def psf_fwhm_arcsec(self, band: str) -> float:

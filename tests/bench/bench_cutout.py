@@ -3,8 +3,10 @@
     python tests/bench/bench_cutout.py [--side 10000] [--targets 10000] [--folder DIR]
 
 The tile has four bands and lies in a temporary folder, its pages in memory; start-up (imports) is
-not counted. Peers write the bytes that this command writes. `astrocut` and `sep` are used where
-they can be imported.
+not counted. Peers write the bytes that this command writes. What is compared runs in turn, once to
+warm up and then several times; shown is the median. Cutting and writing are one thread each, here
+and in the peers; the command's sha256 is a second thread beside the one that writes. `astrocut` and
+`sep` are used where they can be imported.
 """
 
 from __future__ import annotations
@@ -13,14 +15,15 @@ import argparse
 import importlib.util
 import os
 import platform
+import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable
+from contextlib import redirect_stdout
 from functools import partial
 from importlib import metadata
 from io import StringIO
@@ -31,62 +34,32 @@ from astropy.io import fits
 from astropy.nddata import Cutout2D
 from astropy.nddata.utils import NoOverlapError
 from astropy.wcs import WCS
+from bench_detect import BANDS, NOISE, time_detection, watched
 
 from lensfinder import cli, survey, tiles
 from lensfinder.cutout.extract import Room, extract
 from lensfinder.ledger import read_index
 
-BANDS = ("u", "g", "r", "i")
 SIZE = 101
-NOISE = 1.7e-12  # KiDS' own unit
-NJY = 10 ** (31.4 / 2.5)
-FWHM_PIX = 3.5
-# Thresholds at which both find the same share of the galaxies and next to nothing else.
-SIGMA, SEP_THRESHOLD, PIXELS = 4.6, 1.2, 5
+REPEATS = 5
 
 
-def timed(what: Callable[[], object], repeats: int = 1) -> float:
-    """Return the best of `repeats` wall-clock times, s."""
-    best = float("inf")
-    for _ in range(repeats):
-        start = time.perf_counter()
-        what()
-        best = min(best, time.perf_counter() - start)
-    return best
+def timed(what: Callable[[], object]) -> float:
+    """Return the wall-clock time, s."""
+    start = time.perf_counter()
+    what()
+    return time.perf_counter() - start
 
 
-def anonymous_mib() -> float:
-    """Anonymous memory of this process and its children, MiB."""
-    pids = [os.getpid()]
-    for pid in pids:
-        for task in Path(f"/proc/{pid}/task").glob("*/children"):
-            pids += [int(child) for child in task.read_text().split()]
-    total = 0
-    for pid in pids:
-        try:
-            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-        except OSError:
-            continue
-        total += sum(int(line.split()[1]) for line in lines if line.startswith("Anonymous:"))
-    return total / 1024
-
-
-@contextmanager
-def watched() -> Iterator[list[float]]:
-    """Sample anonymous memory while something runs; the list ends with the peak, MiB."""
-    peak, stop = [0.0], threading.Event()
-
-    def watch() -> None:
-        while not stop.wait(0.1):
-            peak[0] = max(peak[0], anonymous_mib())
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield peak
-    finally:
-        stop.set()
-        thread.join()
+def in_turn(jobs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Return the median of each job's times, s; all run in turn, after once to warm up."""
+    taken: dict[str, list[float]] = {name: [] for name in jobs}
+    for number in range(repeats + 1):
+        for name, job in jobs.items():
+            took = timed(job)
+            if number:
+                taken[name].append(took)
+    return {name: statistics.median(times) for name, times in taken.items()}
 
 
 def make_tile(folder: Path, side: int, n_sources: int) -> tuple[WCS, np.ndarray]:
@@ -116,8 +89,8 @@ def make_tile(folder: Path, side: int, n_sources: int) -> tuple[WCS, np.ndarray]
     return wcs, np.column_stack([xy, snr])
 
 
-def peers(folder: Path, out: Path, wcs: WCS, x: np.ndarray, y: np.ndarray) -> dict[str, float]:
-    """Time the others, s."""
+def peers(folder: Path, out: Path, x: np.ndarray, y: np.ndarray) -> dict[str, Callable[[], object]]:
+    """Return what the others do: cut by bare slices or Cutout2D, and write what we write."""
     n = len(x)
     paths = [folder / f"KiDS_DR4.0_180.0_-0.5_{band}_sci.fits" for band in BANDS]
     image = np.empty((n, len(BANDS), SIZE, SIZE), np.float32)
@@ -151,15 +124,9 @@ def peers(folder: Path, out: Path, wcs: WCS, x: np.ndarray, y: np.ndarray) -> di
             stream.write(mask.data)
             stream.flush()
             os.fsync(stream.fileno())
+        out.unlink()
 
-    found = {"slices": timed(slices, 2), "Cutout2D": timed(cutout2d, 2)}
-    found["write"] = timed(write, 2)
-    out.unlink()
-    try:
-        found["astrocut"] = time_astrocut(paths, wcs, x, y)
-    except ImportError as error:
-        print(f"astrocut: not installed ({error})")
-    return found
+    return {"slices": slices, "Cutout2D": cutout2d, "write": write}
 
 
 def time_astrocut(paths: list[Path], wcs: WCS, x: np.ndarray, y: np.ndarray) -> float:
@@ -195,7 +162,7 @@ def time_compressed(folder: Path, x: np.ndarray, y: np.ndarray) -> tuple[float, 
         with tiles.open_tile(files, kids, ("r",)) as tile:
             extract(tile, columns_of(x, y), SIZE, pixel_scale_arcsec=0.2, max_bad_fraction=0.5)
 
-    share = np.linspace(0, len(x) - 1, min(len(x), 100)).astype(int)
+    share = np.linspace(0, len(x) - 1, min(len(x), 40)).astype(int)
 
     def each() -> None:
         with fits.open(packed) as hdus:
@@ -211,103 +178,33 @@ def columns_of(x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
     return {"id": ids, "ra": x * 0 + 180, "dec": y * 0, "x": x, "y": y}
 
 
-def recovered(found_xy: np.ndarray, true: np.ndarray) -> tuple[float, float]:
-    """Return completeness at matched-filter S/N above 10, and the share of spurious detections."""
-    from scipy.spatial import cKDTree
-
-    tree = cKDTree(found_xy)
-    near, _ = tree.query(true[:, :2], distance_upper_bound=3)
-    wanted = true[:, 2] > 10
-    away, _ = cKDTree(true[:, :2]).query(found_xy, distance_upper_bound=5)
-    return float(np.isfinite(near[wanted]).mean()), float((~np.isfinite(away)).mean())
-
-
-def time_detection(folder: Path, true: np.ndarray) -> list[str]:
-    """Time detection through the command's own kernel, and sep, at matched spurious rates."""
-    script = Path(__file__)
-    lines = []
-    for what in ("lensfinder", "sep"):
-        if what == "sep" and not importlib.util.find_spec("sep"):
-            lines.append("sep: not installed")
-            continue
-        np.save(folder / "true.npy", true)
-        done = subprocess.run(
-            [sys.executable, script, "--detect", what, "--folder", folder],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        lines.append(f"{what:12s} {done.stdout.strip() or done.stderr.strip()[-300:]}")
-    return lines
-
-
-def detect_alone(what: str, folder: Path) -> None:
-    """Detect in this process alone, so that its memory is its own; print one line."""
-    with watched() as peak:
-        took, xy = detect_with(what, folder)
-    complete, spurious = recovered(xy, np.load(folder / "true.npy"))
-    print(
-        f"{took:6.1f} s, {len(xy)} objects, completeness {complete:.3f}, "
-        f"spurious {spurious:.4f}, anonymous memory at most {peak[0] / 1024:.2f} GiB"
-    )
-
-
-def detect_with(what: str, folder: Path) -> tuple[float, np.ndarray]:
-    """Return the time, s, and the positions found."""
-    path = folder / "KiDS_DR4.0_180.0_-0.5_r_sci.fits"
-    if what == "sep":
-        import sep
-
-        sep.set_extract_pixstack(10**7)
-        y, x = np.mgrid[-5:6, -5:6]
-        kernel = np.exp(-4 * np.log(2) * (x**2 + y**2) / FWHM_PIX**2)
-        start = time.perf_counter()
-        with fits.open(path) as hdus:
-            image = np.ascontiguousarray(hdus[0].data.astype(np.float32)) * np.float32(NJY)
-        sky = sep.Background(image)
-        image -= sky.back()
-        objects = sep.extract(
-            image,
-            SEP_THRESHOLD,
-            err=sky.globalrms,
-            filter_kernel=kernel,
-            minarea=PIXELS,
-            deblend_cont=0.005,
-        )
-        sep.flux_radius(image, objects["x"], objects["y"], 6 * objects["a"], 0.5)
-        took, xy = time.perf_counter() - start, np.column_stack([objects["x"], objects["y"]])
-    else:
-        from lensfinder.cutout.detect import detect
-
-        kids = survey.load("kids")
-        (files,) = tiles.find([path], kids, ("r",))
-        start = time.perf_counter()
-        with tiles.open_tile(files, kids, ("r",)) as tile:
-            pixels = tile.pixels["r"]
-
-            def read(rows: slice, columns: slice) -> tuple[np.ndarray, np.ndarray]:
-                window = pixels[rows, columns]
-                return window.flux, window.mask != 0
-
-            found = detect(read, tile.shape_YX, FWHM_PIX, sigma=SIGMA, pixels=PIXELS)
-        took, xy = time.perf_counter() - start, np.column_stack([found["x"], found["y"]])
-    return took, xy
-
-
-def run_command(folder: Path, out: Path, catalog: Path, engine: str) -> tuple[float, float]:
-    """Run `lensfinder cutout` in this process, whose imports are done; s and peak MiB."""
-    sys.argv = [
-        *("lensfinder", "cutout", str(folder), "-o", str(out), "--catalog", str(catalog)),
+def arguments(folder: Path, out: Path, catalog: Path, engine: str) -> list[str]:
+    return [
+        *("cutout", str(folder), "-o", str(out), "--catalog", str(catalog)),
         *("--bands", ",".join(BANDS), "--size", str(SIZE), "--engine", engine, "-q"),
     ]
-    with watched() as peak, redirect_stdout(StringIO()):
-        start = time.perf_counter()
+
+
+def run_command(folder: Path, out: Path, catalog: Path, engine: str) -> None:
+    """Run `lensfinder cutout` in this process, whose imports are done."""
+    sys.argv = ["lensfinder", *arguments(folder, out, catalog, engine)]
+    with redirect_stdout(StringIO()):
         try:
             cli.main()
         except SystemExit as stop:
             assert not stop.code, stop.code  # noqa: PT017
-        took = time.perf_counter() - start
-    return took, peak[0]
+
+
+def command_memory(folder: Path, out: Path, catalog: Path) -> float:
+    """Run the command in a process of its own, apart from what is timed; peak MiB."""
+    command = [sys.executable, "-m", "lensfinder", *arguments(folder, out, catalog, "serial")]
+    with (
+        subprocess.Popen(command, stdout=subprocess.DEVNULL) as process,
+        watched(process.pid) as peak,
+    ):
+        process.wait()
+    assert process.returncode == 0
+    return peak[0]
 
 
 def main() -> None:
@@ -315,11 +212,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=10000)
     parser.add_argument("--targets", type=int, default=10000)
     parser.add_argument("--folder", type=Path)
-    parser.add_argument("--detect", choices=["lensfinder", "sep"], help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.detect:
-        detect_alone(options.detect, options.folder)
-        return
     warnings.simplefilter("ignore")
     versions = ", ".join(
         f"{name} {metadata.version(name)}" for name in ("numpy", "astropy", "h5py")
@@ -358,40 +251,57 @@ def main() -> None:
                     room=room,
                 )
 
-        # The first run loads pages and modules; shown is the best of the others.
-        extracted = timed(partial(extraction, Room()), 3)
-        others = peers(folder, Path(name) / "peer.raw", wcs, x, y)
-        serial, memory = run_command(folder, Path(name) / "serial", catalog, "serial")
-        counts = read_index(Path(name) / "serial")["counts"]
-        assert counts["ok"] == options.targets, counts
-        local, _ = run_command(folder, Path(name) / "local", catalog, "local")
-        floor = others["slices"] + others["write"]
-        cutout2d = others["Cutout2D"] + others["write"]
+        room = Room()
+        others = peers(folder, Path(name) / "peer.raw", x, y)
+        cuts = {"lensfinder": partial(extraction, room)}
+        took = in_turn(cuts | {key: others[key] for key in ("slices", "Cutout2D")}, REPEATS)
+
+        def command(engine: str) -> None:
+            out = Path(name) / engine
+            run_command(folder, out, catalog, engine)
+            counts = read_index(out)["counts"]
+            assert counts["ok"] == options.targets, counts
+            shutil.rmtree(out)
+
+        took |= in_turn({"write": others["write"], "serial": partial(command, "serial")}, REPEATS)
+        memory = command_memory(folder, Path(name) / "memory", catalog)
+        took |= in_turn({"local": partial(command, "local")}, 1)
+        if importlib.util.find_spec("astrocut"):
+            took["astrocut"] = time_astrocut(
+                [folder / f"KiDS_DR4.0_180.0_-0.5_{band}_sci.fits" for band in BANDS], wcs, x, y
+            )
+        floor = took["slices"] + took["write"]
+        cutout2d = took["Cutout2D"] + took["write"]
 
         def line(what: str, seconds: float, *said: str) -> None:
             print(f"{what:44s} {seconds:8.2f} s  {'; '.join(said)}")
 
         print("\nthrough the whole command (WCS, mask, shard, ledger)")
-        line("floor: bare slices and writing", floor, f"writing alone {others['write']:.2f} s")
-        for engine, took in (("serial", serial), ("local, cluster start included", local)):
+        line("floor: bare slices and writing", floor, f"writing alone {took['write']:.2f} s")
+        for engine, said in (("serial", ""), ("local", ", cluster start included")):
             line(
-                f"lensfinder cutout, {engine}",
-                took,
-                f"{cutout2d / took:.1f} x Cutout2D",
-                f"{floor / took:.2f} of the floor",
+                f"lensfinder cutout, {engine}{said}",
+                took[engine],
+                f"{cutout2d / took[engine]:.1f} x Cutout2D",
+                f"{floor / took[engine]:.2f} of the floor",
             )
         print(f"  anonymous memory of the serial run at most {memory:.0f} MiB")
         line("Cutout2D, one open file, writing", cutout2d)
-        if "astrocut" in others:
-            line("astrocut in memory, from 50 targets", others["astrocut"])
+        if "astrocut" in took:
+            line("astrocut in memory, from 50 targets", took["astrocut"])
         print("\nextraction alone")
-        line("lensfinder", extracted, f"{others['Cutout2D'] / extracted:.1f} x Cutout2D")
-        line("Cutout2D", others["Cutout2D"])
-        line("bare slices", others["slices"])
+        line(
+            "lensfinder",
+            took["lensfinder"],
+            f"{took['Cutout2D'] / took['lensfinder']:.1f} x Cutout2D",
+            f"{took['slices'] / took['lensfinder']:.2f} of bare slices",
+        )
+        line("Cutout2D", took["Cutout2D"])
+        line("bare slices", took["slices"], f"{took['Cutout2D'] / took['slices']:.1f} x Cutout2D")
         packed, each = time_compressed(folder, x, y)
         print("\none band, tile-compressed")
         line("lensfinder, one pass", packed, f"{each / packed:.1f} x per-cutout access")
-        line("per-cutout .section, from 100 targets", each)
+        line("per-cutout .section, from 40 targets", each)
         print("\ndetection in the r band")
         print("\n".join(time_detection(folder, true)))
 
