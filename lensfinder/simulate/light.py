@@ -67,14 +67,18 @@ def sersic(
     -------
     brightness : arcsec**-2; its integral over the plane is 1
     """
+    return sersic_at(squared_elliptical_radius(x, y, q, phi_rad), r_e_arcsec, n)
+
+
+def sersic_at(radius2: Tensor, r_e_arcsec: Tensor, n: Tensor) -> Tensor:
+    """The same at squared circularised elliptical radii, arcsec^2."""
     b = sersic_b(n)
     log_flux = math.log(2 * math.pi) + torch.log(n) + 2 * torch.log(r_e_arcsec)
     log_flux = log_flux - 2 * n * torch.log(b) + torch.lgamma(2 * n)
     # b (r / r_e)^(1/n) as a single exponential. Rounding may leave r^2 below zero at the centre.
-    log_r2 = torch.log(squared_elliptical_radius(x, y, q, phi_rad).clamp(min=0))
     shrink = torch.log(b) - torch.log(r_e_arcsec) / n
-    scaled_radius = torch.exp(log_r2 / (2 * n) + shrink).clamp(max=_FAINTEST_EXPONENT)
-    return torch.exp(-scaled_radius - log_flux)
+    scaled = torch.addcmul(shrink, torch.log(radius2.clamp(min=0)), 0.5 / n)
+    return scaled.exp_().clamp_(max=_FAINTEST_EXPONENT).add_(log_flux).neg_().exp_()
 
 
 def gaussian_clump(x: Tensor, y: Tensor, sigma_arcsec: Tensor) -> Tensor:

@@ -109,11 +109,10 @@ def _with_core(
     xs = (x_cell[:, :, None] + sub).flatten(1)[:, None, :]
     ys = (y_cell[:, :, None] + sub).flatten(1)[:, :, None]
     sigma = _CUSP_SAMPLES * h / refinement / torch.sqrt(shape[2])
-    fine = light.sersic(xs, ys, r_e, n, q, phi)
-    fine *= (h / refinement) ** 2
-    fine *= torch.exp(fade * (xs**2 + ys**2) ** 2)
     radius2 = light.squared_elliptical_radius(xs, ys, q, phi)
-    fine *= 1 - torch.exp(-0.5 * radius2 / sigma[:, None, None] ** 2)
+    fine = light.sersic_at(radius2, r_e, n)
+    fine *= (xs**2 + ys**2).square_().mul_(fade).exp_().mul_((h / refinement) ** 2)
+    fine *= radius2.mul_(-0.5 / sigma[:, None, None] ** 2).exp_().neg_().add_(1)
     weights = gridding.window_weights(_CORE_CELLS, refinement, dtype)
     spread = weights @ fine @ weights.T
 
