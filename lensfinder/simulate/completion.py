@@ -115,6 +115,9 @@ def _complete_light(row: Row, setting: Setting, sigma_v: float, z: float) -> Non
     told = {b: mag for b in bands if math.isfinite(mag := float(row[f"mag_bulge_{b}"]))}
     if not told and has_light(row, bands):
         return  # a disc alone
+    if not told:
+        told = {b: mag for b in bands if math.isfinite(mag := float(row[f"mag_{b}"]))}
+        row |= {f"mag_bulge_{band}": mag for band, mag in told.items()}
     if told:
         # A magnitude in one band tells those in the others.
         band, mag = next(iter(told.items()))

@@ -74,7 +74,7 @@ def test_one_lens_of_ones_own_needs_little(tmp_path: Path) -> None:
     own = tmp_path / "own.csv"
     own.write_text(
         "id,theta_e_arcsec,sigma_v_km_s,z_lens,mag_r,mag_source_r,source_x_arcsec\n"
-        "mine,1.4,,0.3,,,\n"
+        "mine,1.4,,0.3,18.7,,\n"
         "yours,,260,0.4,,23.5,0.0\n"
     )
     run(tmp_path / "own", truth=str(own), size=41, bands=("g", "r"))
@@ -87,6 +87,7 @@ def test_one_lens_of_ones_own_needs_little(tmp_path: Path) -> None:
     assert catalog["source_snr"][0] == pytest.approx(50, rel=1e-3)
     assert catalog["mag_source_r"][1] == pytest.approx(23.5, abs=1e-3)
     assert (catalog["label"] == 1).all()
+    assert catalog["mag_r"][0] == pytest.approx(18.7, abs=1e-5)
     assert np.isfinite(catalog["mag_r"]).all()
 
 
