@@ -194,10 +194,14 @@ class Pixels:
             for path in stamps.paths
         ]
 
+    @property
+    def stamp_shape(self) -> tuple[int, int, int]:
+        """Bands, rows and columns of a stamp."""
+        return len(self._stamps.bands), self._stamps.size, self._stamps.size
+
     def gather(self, index_B: Index, augmentation_B4: Index | None = None) -> Stamps:
         """Copy stamps out of the shards, each turned and shifted as its augmentation says."""
-        size = self._stamps.size
-        shape = (len(index_B), len(self._stamps.bands), size, size)
+        shape = (len(index_B), *self.stamp_shape)
         image_NCHW = torch.empty(shape, dtype=torch.float32)
         mask_NCHW = torch.empty(shape, dtype=torch.uint8)
         image_out, mask_out = image_NCHW.numpy(), mask_NCHW.numpy()

@@ -36,6 +36,7 @@ from lensfinder.train.network import (
     mixed_precision,
 )
 from lensfinder.train.order import Index, batches_of, order
+from lensfinder.train.seen import SeenStamps
 from lensfinder.train.settings import Settings
 from lensfinder.train.states import States
 
@@ -119,12 +120,17 @@ def train(  # noqa: PLR0915 - a training loop is read top to bottom
     train_N, val_N = stamps.members("train"), stamps.members("val")
     label_N = torch.from_numpy(np.maximum(stamps.label_N, 0)).to(dtype)
     prevalence = float(label_N[train_N].mean())
+    count = len(label_N)
     batches = batches_of(len(train_N), settings.batch_size)
     total_steps = settings.epochs * batches
     check_shares(len(train_N), settings.batch_size, ranks.world)
 
     pixels = Pixels(stamps)
     transform = fit_transform(pixels, train_N, settings)
+    # What acts on fluxes, and what is made on the way, comes before the transform.
+    raw = settings.ranges.has_amounts or fresh is not None
+    raw = raw or not SeenStamps.fit_in_memory(pixels, len(train_N), dtype)
+    seen = None if raw else SeenStamps(pixels, transform, train_N, device, dtype)
     network = begin(stamps, settings, start, ranks)
     layers = len(optimise.layers_of(network))
     drops = any(isinstance(module, nn.Dropout) for module in network.modules())
@@ -158,7 +164,10 @@ def train(  # noqa: PLR0915 - a training loop is read top to bottom
             states.save(step, {**position, **figures, **tensors, "average": average.state()})
 
     def read(share: Share) -> tuple[torch.Tensor, ...]:
+        """Return labels and what `see` wants."""
         share_B, mocks = share
+        if seen is not None:
+            return label_N[share_B], seen.gather(share_B, view_N4[share_B])
         if mocks is None:
             image_NCHW, mask_NCHW = pixels.gather(share_B, view_N4[share_B])
             label_B = label_N[share_B]
@@ -166,20 +175,20 @@ def train(  # noqa: PLR0915 - a training loop is read top to bottom
             image_NCHW, mask_NCHW = tensors_of(mocks, view_N4[share_B])
             label_B = torch.from_numpy(mocks.label_N).to(dtype)
         extras: list[torch.Tensor] = []
-        if amount_NK is not None:
+        if settings.ranges.has_amounts:
             extras.append(torch.from_numpy(amount_NK[share_B]))
         if settings.noise:
-            shape = (len(stamps.bands), stamps.size, stamps.size)
-            drawn_NCHW = augment.draw_noise(settings.seed, epoch, share_B, shape)
+            drawn_NCHW = augment.draw_noise(settings.seed, epoch, share_B, pixels.stamp_shape)
             extras.append(torch.from_numpy(drawn_NCHW))
         return label_B, image_NCHW, mask_NCHW, *extras
 
-    def see(
-        image_NCHW: torch.Tensor, mask_NCHW: torch.Tensor, *extras: torch.Tensor
-    ) -> torch.Tensor:
-        image_NCHW, mask_NCHW = image_NCHW.to(device, dtype), mask_NCHW.to(device)
-        if extras:
-            amount_BK, *noise = (x.to(device, dtype) for x in extras)
+    def see(*pixels_B: torch.Tensor) -> torch.Tensor:
+        """Turn a batch into the network's input."""
+        if seen is not None:
+            return pixels_B[0].to(device)
+        image_NCHW, mask_NCHW = pixels_B[0].to(device, dtype), pixels_B[1].to(device)
+        if settings.ranges.has_amounts:
+            amount_BK, *noise = (x.to(device, dtype) for x in pixels_B[2:])
             image_NCHW, mask_NCHW = augment.alter(
                 image_NCHW,
                 mask_NCHW,
@@ -227,13 +236,8 @@ def train(  # noqa: PLR0915 - a training loop is read top to bottom
             )
         else:  # as many new ones, in the order they are made
             batched = np.array_split(np.arange(len(train_N)), batches)
-        count = len(stamps.label_N)
         view_N4 = augment.draw(settings.seed, epoch, count, settings.ranges)
-        amount_NK = (
-            augment.draw_amounts(settings.seed, epoch, count, len(stamps.bands))
-            if settings.ranges.has_amounts
-            else None
-        )
+        amount_NK = augment.draw_amounts(settings.seed, epoch, count, len(stamps.bands))
         optimise.training_mode(model, network, frozen)
         for label_B, *pixels_B in prefetch(read, shares_of(batched[batch:], epoch, ranks, fresh)):
             x_NCHW = see(*pixels_B)
