@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mockfolders import contents
 
-from lensfinder import config, runs, shards, tables
+from lensfinder import config, runs, shards
 from lensfinder.commit import write_json
 from lensfinder.errors import MismatchError, RequestError
 from lensfinder.ledger import INDEX, products_of, read_index
@@ -22,15 +23,6 @@ def run(folder: Path, **options: Any) -> runs.Summary:
     given = {name: value for name, value in (OPTIONS | options).items() if value is not None}
     chosen = config.load(options={"simulate": given})
     return runs.execute("simulate", chosen, folder, execution)
-
-
-def contents(folder: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    images, catalogs = [], []
-    for path in products_of(folder, "simulate"):
-        with shards.read(path) as shard:
-            images.append(shard.image[:])
-            catalogs.append(shard.catalog)
-    return np.concatenate(images), tables.concatenate(catalogs)
 
 
 @pytest.fixture(scope="module")

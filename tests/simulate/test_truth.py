@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mockfolders import contents
 
-from lensfinder import config, runs, shards, tables
+from lensfinder import config, runs, tables
 from lensfinder.errors import MismatchError, RequestError
-from lensfinder.ledger import products_of
 from lensfinder.simulate import cosmology, recipe, stage
 
 SMALL = {"count": 100, "size": 21, "unit_size": 64, "val_fraction": 0.2, "bands": ("g", "r")}
@@ -19,15 +19,6 @@ SMALL = {"count": 100, "size": 21, "unit_size": 64, "val_fraction": 0.2, "bands"
 def run(folder: Path, **options: Any) -> runs.Summary:
     execution = runs.Execution(engine="serial", verbosity=-1)
     return runs.execute("simulate", config.load(options={"simulate": options}), folder, execution)
-
-
-def contents(folder: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    images, catalogs = [], []
-    for path in products_of(folder, "simulate"):
-        with shards.read(path) as shard:
-            images.append(shard.image[:])
-            catalogs.append(shard.catalog)
-    return np.concatenate(images), tables.concatenate(catalogs)
 
 
 def all_kinds(folder: Path) -> Path:
