@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -150,6 +151,32 @@ def test_a_chain_with_a_node_drained_half_way_equals_a_serial_run(
     finally:
         cluster("scontrol", "update", "NodeName=n2", "State=RESUME")
     assert_equal_products(serial, folder)
+
+
+def test_the_recipes_by_hand_equal_a_serial_run(
+    cluster: Callable[..., str], pipeline: Path, serial: Path, root: Path, tmp_path: Path
+) -> None:
+    recipes, output = tmp_path / "slurm", tmp_path / "out"
+    shutil.copytree(root / "pipelines" / "slurm", recipes)
+    asked = {"array": "1-2", "cpus-per-task": "1", "mem": "2G", "nodes": "1"}
+    for recipe in recipes.glob("*.sbatch"):
+        text = recipe.read_text()
+        for option, value in asked.items():
+            text = re.sub(
+                rf"^#SBATCH --{option}=.*", f"#SBATCH --{option}={value}", text, flags=re.M
+            )
+        recipe.write_text(text)
+    settings = (recipes / "settings.sh").read_text()
+    settings = re.sub("^PIPELINE=.*", f"PIPELINE={pipeline}", settings, flags=re.M)
+    settings = re.sub("^OUTPUT=.*", f"OUTPUT={output}", settings, flags=re.M)
+    start = f'#!/bin/sh\nexec "{sys.executable}" -P -m lensfinder "$@"\n'
+    (tmp_path / "lensfinder").write_text(start)
+    (tmp_path / "lensfinder").chmod(0o755)
+    settings = re.sub(r"^\. .*activate.*", f'PATH="{tmp_path}:$PATH"', settings, flags=re.M)
+    (recipes / "settings.sh").write_text(settings)
+    last = re.findall(r"last job is (\d+)", cluster(recipes / "chain.sh"))[0]
+    assert wait_for(cluster, last) == "COMPLETED", logs(recipes)
+    assert_equal_products(serial, output)
 
 
 def test_what_a_lost_task_left_behind_stops_the_chain_and_is_done_by_the_next(
