@@ -51,12 +51,18 @@ def timed(what: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def in_turn(jobs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Return the median of each job's times, s; all run in turn, after once to warm up."""
+def in_turn(
+    jobs: dict[str, Callable[[], object]], repeats: int, tidy: Callable[[], object] = list
+) -> dict[str, float]:
+    """Return the median of each job's times, s; all run in turn, after once to warm up.
+
+    `tidy` removes what a job wrote, which is not counted.
+    """
     taken: dict[str, list[float]] = {name: [] for name in jobs}
     for number in range(repeats + 1):
         for name, job in jobs.items():
             took = timed(job)
+            tidy()
             if number:
                 taken[name].append(took)
     return {name: statistics.median(times) for name, times in taken.items()}
@@ -124,7 +130,6 @@ def peers(folder: Path, out: Path, x: np.ndarray, y: np.ndarray) -> dict[str, Ca
             stream.write(mask.data)
             stream.flush()
             os.fsync(stream.fileno())
-        out.unlink()
 
     return {"slices": slices, "Cutout2D": cutout2d, "write": write}
 
@@ -261,11 +266,16 @@ def main() -> None:
             run_command(folder, out, catalog, engine)
             counts = read_index(out)["counts"]
             assert counts["ok"] == options.targets, counts
-            shutil.rmtree(out)
 
-        took |= in_turn({"write": others["write"], "serial": partial(command, "serial")}, REPEATS)
+        def tidy() -> None:
+            (Path(name) / "peer.raw").unlink(missing_ok=True)
+            for engine in ("serial", "local"):
+                shutil.rmtree(Path(name) / engine, ignore_errors=True)
+
+        written = {"write": others["write"], "serial": partial(command, "serial")}
+        took |= in_turn(written, REPEATS, tidy)
         memory = command_memory(folder, Path(name) / "memory", catalog)
-        took |= in_turn({"local": partial(command, "local")}, 1)
+        took |= in_turn({"local": partial(command, "local")}, 1, tidy)
         if importlib.util.find_spec("astrocut"):
             took["astrocut"] = time_astrocut(
                 [folder / f"KiDS_DR4.0_180.0_-0.5_{band}_sci.fits" for band in BANDS], wcs, x, y
