@@ -190,6 +190,8 @@ def scaling(network: str, folder: Path) -> None:
             *(["taskset", "-c", "0"] if one_core else []),
             *(sys.executable, "-m", "lensfinder", "infer", str(folder / f"tiles{n}")),
             *("--catalog", str(sets[n]), "--model", str(model_path), "-o", str(out), "-q", *more),
+            # The best 2,000 stamps are held at the end; as many must stand behind each figure.
+            *("--candidates", "200"),
         ]
         taken = timed(lambda: subprocess.run(line, check=True))
         stamps = sorted(path.stat().st_mtime_ns / 1e9 for path in products_of(out))
