@@ -34,7 +34,10 @@ def table() -> tuple[np.ndarray, np.ndarray]:
 
 
 def comoving_distance_mpc(z: float) -> float:
-    """Line-of-sight comoving distance in Mpc, for 0 <= z <= 10 (linear between table points)."""
+    """Line-of-sight comoving distance in Mpc, for 0 <= z <= 10.
+
+    Linear between table points, which is good to 1e-6 from z = 0.02 on, and to 1e-4 Mpc below.
+    """
     table_z, table_mpc = table()
     # By hand, since np.interp on one number costs more than everything else here.
     position = z / (table_z[1] - table_z[0])
