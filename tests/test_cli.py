@@ -154,8 +154,10 @@ def test_the_lists_and_the_version(command: Command) -> None:
     assert command("--version").out == f"lensfinder {package.__version__}\n"
     assert {survey["name"] for survey in json.loads(command("surveys", "--json").out)} >= {"kids"}
     networks = json.loads(command("networks", "--json", "--size", 61).out)
-    assert {network["name"] for network in networks} == {"lensnet", "deeplens"}
-    assert all(network["multiply_adds"] > network["parameters"] / 10 for network in networks)
+    assert {network["name"] for network in networks} >= {"lensnet", "deeplens", "petrillo2017"}
+    for network in networks:
+        # One that takes no stamps of this size says why.
+        assert network["multiply_adds"] or network["reason"]
     assert "kids" in command("surveys").out
     assert "lensnet" in command("networks", "--size", 61).out
 

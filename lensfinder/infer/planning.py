@@ -37,9 +37,9 @@ def plan_units(run: Run) -> Generator[list[Unit], None, None]:
         raise RequestError("no model given", "--model with a model file or the folder of `train`")
     if not section.inputs:
         raise RequestError("nothing to score", "cutout or mock folders, shards, or FITS tiles")
-    if section.embed and len(section.model) > 1:
-        raise RequestError(f"--embed with {len(section.model)} models", "one model")
-    paths = [_model_file(path) for path in section.model]
+    paths = [file for path in section.model for file in _model_files(path)]
+    if section.embed and len(paths) > 1:
+        raise RequestError(f"--embed with {len(paths)} models", "one model")
     models = ensemble.load(paths)
     run.notes["model"] = {"models": [str(p) for p in paths], "model_id": models.model_id}
     run.notes["spec"] = models.spec
@@ -55,13 +55,14 @@ def plan_units(run: Run) -> Generator[list[Unit], None, None]:
         yield from _plan_survey(run, models)
 
 
-def _model_file(path: Path) -> Path:
+def _model_files(path: Path) -> list[Path]:
+    """List the models that a path stands for: a folder's members are an ensemble."""
     if path.is_dir():
         listed = [p for p in products_of(path, "train") if p.suffix == ".safetensors"]
         if not listed:
             raise RequestError(f"{path} holds no finished model", "a folder that `train` finished")
-        return listed[0]
-    return path
+        return listed
+    return [path]
 
 
 def _shards_in(path: Path) -> list[Path] | None:

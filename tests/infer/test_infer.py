@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from lensfinder import checkpoint, networks, schema, shards, tables
+from lensfinder.commit import write_json
 from lensfinder.config import load
 from lensfinder.errors import MismatchError, RequestError
 from lensfinder.infer.products import CANDIDATES
 from lensfinder.infer.score import Scorer
-from lensfinder.ledger import products_of
+from lensfinder.ledger import INDEX, products_of
 from lensfinder.model import Model, Spec, create
 from lensfinder.pixels import RECIPES, PixelTransform
 from lensfinder.report.audits import embedding_names
@@ -247,7 +248,12 @@ def test_an_ensemble_adds_the_spread_and_embedding_the_features(
     cutouts: Path, model: tuple[Model, Path], scored: Path, tmp_path: Path
 ) -> None:
     infer = {"inputs": (cutouts,), "candidates": 0}
-    run("infer", tmp_path / "twice", infer={**infer, "model": (model[1], model[1])})
+    # A folder that `train` wrote stands for all its members.
+    for name in ("a", "b"):
+        shutil.copy(model[1], tmp_path / f"{name}.safetensors")
+    members = [{"product": "a.safetensors"}, {"product": "b.safetensors"}]
+    write_json(tmp_path / INDEX, {"stage": "train", "products": members})
+    run("infer", tmp_path / "twice", infer={**infer, "model": (tmp_path,)})
     assert_same(scores_of(scored), scores_of(tmp_path / "twice"))
     columns = tables.read_columns(products_of(tmp_path / "twice")[0])
     assert not columns["logit_std"].any()
