@@ -277,7 +277,7 @@ def _write_left_out(unit: Unit, stamps: StampSet, outcome: loop.Outcome, model: 
 
 
 def _left_out_of(unit: Unit) -> Path:
-    return Path(unit.task["folder"]) / _OUT_OF_FOLD / f"{unit.name}.parquet"
+    return unit.product.parents[1] / _OUT_OF_FOLD / f"{unit.name}.parquet"
 
 
 def _places(stamps: StampSet, index_N: Index) -> torch.Tensor:
@@ -311,7 +311,8 @@ def prove(unit: Unit) -> Receipt | None:
 
 
 def _left_out_is_told(unit: Unit) -> bool:
-    if unit.task["fold"] is None:
+    # `status` proves a product knowing only what it was made from.
+    if "fold" not in unit.ingredients:
         return True
     try:
         return tables.rows_of(_left_out_of(unit)) > 0
