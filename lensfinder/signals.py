@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 from lensfinder.errors import Interrupted
+
+_AGAIN_S = 0.05
 
 
 class Stop:
@@ -42,11 +45,24 @@ def listen(*, at_once: bool) -> Iterator[Stop]:
         if at_once:
             stop.check()
 
+    def wake(number: signal.Signals) -> None:
+        if signal.getsignal(number) is handle:
+            signal.pthread_kill(threading.main_thread().ident or 0, number)
+
+    def again(lost: sys.UnraisableHookArgs) -> None:
+        # Whatever is raised in a destructor or while garbage is collected, Python drops.
+        if isinstance(lost.exc_value, Interrupted):
+            threading.Timer(_AGAIN_S, wake, (signal.Signals[stop.requested],)).start()
+        else:
+            hook_before(lost)
+
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
     before = {number: signal.signal(number, handle) for number in signals}
+    hook_before, sys.unraisablehook = sys.unraisablehook, again
     try:
         yield stop
     finally:
+        sys.unraisablehook = hook_before
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -374,3 +375,19 @@ def test_a_signal_interrupts_at_once_or_is_noted(number: signal.Signals) -> None
         with pytest.raises(Interrupted):
             stop.check()
     assert signal.getsignal(number) == before
+
+
+class Deaf:
+    """Is hit by a signal where Python drops what is raised."""
+
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_signal_that_python_drops_is_heard_all_the_same() -> None:
+    def strike() -> None:
+        Deaf()
+        threading.Event().wait(60)
+
+    with pytest.raises(Interrupted, match="SIGTERM"), listen(at_once=True):
+        strike()
