@@ -47,6 +47,7 @@ def options_of(section: str, model: type[Section]) -> list[inspect.Parameter]:
             flags = [*([str(extra["flag"])] if "flag" in extra else []), f"--{dashed}"]
             if kind is bool:
                 flags[-1] += f"/--no-{dashed}"
+                help_text += f" [default: {'on' if field.default else 'off'}]"
             # Given once for each of several, rather than as one text with commas.
             given = list[Path] | None if extra.get("several") else kind | None
             annotation = Annotated[given, typer.Option(*flags, help=help_text, show_default=False)]

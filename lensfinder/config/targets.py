@@ -31,7 +31,9 @@ class TargetsConfig(Section):
         "{mag_r = [17, 21], 'mag_g-mag_r' = [0.5, 2]}.",
     )
     selection: Literal["all", "lrg-petrillo2017"] = Field(
-        "all", description="A colour cut by name: luminous red galaxies as in Petrillo+ 2017."
+        "all",
+        description="A colour cut by name: all | lrg-petrillo2017 (luminous red galaxies, as in "
+        "Petrillo+ 2017).",
     )
     deredden: bool = Field(
         True,

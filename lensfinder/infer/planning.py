@@ -15,7 +15,7 @@ from lensfinder.infer.ensemble import Ensemble
 from lensfinder.infer.inputs import chosen
 from lensfinder.ledger import INDEX, products_of, read_index
 from lensfinder.model import PIXEL_SCALE_TOLERANCE
-from lensfinder.runs import Run, Unit, fingerprint, ingredients
+from lensfinder.runs import RUN, Run, Unit, fingerprint, ingredients
 
 VERSION = 3
 # A tile streams by, however many targets it has; a unit is what a kill costs at most.
@@ -39,7 +39,11 @@ def plan_units(run: Run) -> Generator[list[Unit], None, None]:
         raise RequestError("nothing to score", "cutout or mock folders, shards, or FITS tiles")
     paths = [file for path in section.model for file in _model_files(path)]
     if section.embed and len(paths) > 1:
-        raise RequestError(f"--embed with {len(paths)} models", "one model")
+        raise RequestError(
+            f"--embed with {len(paths)} models",
+            "one model",
+            f"Name one, such as --model {paths[0]}.",
+        )
     models = ensemble.load(paths)
     run.notes["model"] = {"models": [str(p) for p in paths], "model_id": models.model_id}
     run.notes["spec"] = models.spec
@@ -68,7 +72,7 @@ def _model_files(path: Path) -> list[Path]:
 def _shards_in(path: Path) -> list[Path] | None:
     """List the shards an input stands for; None if it is something else."""
     if path.is_dir():
-        if not (path / INDEX).exists():
+        if not (path / RUN).exists() and not (path / INDEX).exists():
             return None
         if read_index(path)["stage"] not in ("cutout", "simulate"):
             raise RequestError(f"{path} holds no stamps", "a folder of cutout or simulate")
