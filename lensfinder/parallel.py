@@ -272,14 +272,22 @@ class Engine:
             except Empty:
                 future = None
             if future is not None and future.key in crew.units:
-                unit, result = crew.units.pop(future.key), self._result(future)
-                crew.futures.pop(future.key).release()
-                if result is not None:
-                    yield unit, result
-                elif future.key.endswith("-alone"):
-                    yield unit, Failure("worker_died", f"{unit.name}: its worker died, again", 3)
+                try:
+                    result = self._result(future)
+                except TimeoutError:
+                    # The worker that holds it hangs at its next unit: it comes, or is made again,
+                    # once that is late.
+                    future.add_done_callback(done.put)
                 else:
-                    suspects.append(unit)  # it, or what ran beside it: alone it will show
+                    unit = crew.units.pop(future.key)
+                    crew.futures.pop(future.key).release()
+                    if result is not None:
+                        yield unit, result
+                    elif future.key.endswith("-alone"):
+                        died = f"{unit.name}: its worker died, again"
+                        yield unit, Failure("worker_died", died, 3)
+                    else:
+                        suspects.append(unit)  # it, or what ran beside it: alone it will show
             if time.monotonic() - looked >= _LOOK_EVERY_S:
                 looked = time.monotonic()
                 crew.require_workers()
@@ -288,12 +296,18 @@ class Engine:
                     yield unit, _timed_out(unit, timeout_s)
 
     def _result(self, future: Future) -> Receipt | Failure | None:
-        """Return what became of a unit; None if workers died of it, or beside it."""
+        """Return what became of a unit; None if workers died of it, or beside it.
+
+        Raises
+        ------
+        TimeoutError
+            If the worker that holds the result does not give it.
+        """
         from distributed import KilledWorker
         from distributed.scheduler import NoValidWorkerError, NoWorkerError
 
         try:
-            result: Receipt | Failure = future.result()
+            result: Receipt | Failure = future.result(timeout=_LOOK_EVERY_S)
         except KilledWorker:
             return None
         except (NoWorkerError, NoValidWorkerError) as error:
