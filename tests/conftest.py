@@ -24,6 +24,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--quickstart", metavar="DIR", help="folder of a finished quickstart")
     parser.addoption("--kills", type=int, default=3, help="how often a run is killed")
     parser.addoption("--kill-seed", type=int, default=1, help="decides when")
+    parser.addoption("--fuzz", type=int, default=150, help="mutated files of each kind")
+    parser.addoption("--fuzz-seed", type=int, default=1, help="decides which mutations")
 
 
 @pytest.fixture
