@@ -89,7 +89,8 @@ def run_pipeline(
             f"Add --only with one of {', '.join(folder for folder, _, _ in steps)}.",
         )
     summaries = []
-    with Engine(execution.engine, execution.workers) as engine:
+    patience_s = config.run.workers_timeout_s
+    with Engine(execution.engine, execution.workers, config.slurm, patience_s) as engine:
         for folder, stage, staged in steps:
             summary = execute(stage, staged, output / folder, execution, engine)
             _tell_what_was_lost(summary)
@@ -140,7 +141,7 @@ def submit_pipeline(
     steps = _chosen(chain(config, output), only)
     jobs = slurm.jobs_of(steps, output, config.slurm, slurm.run_command(pipeline, output, more))
     if dry_run:
-        return [line for job in jobs for line in (f"# {job.name}", job.script)]
+        return [line for job in jobs for line in _shown(job)]
     numbers = slurm.submit(jobs, output)
     width = max(map(len, numbers))
     return [
@@ -148,6 +149,10 @@ def submit_pipeline(
         f"Follow them with `squeue --me` and `lensfinder status {output}`; what they say is in "
         f"{output / 'logs'}.",
     ]
+
+
+def _shown(job: slurm.Job) -> tuple[str, str]:
+    return " ".join(("#", job.name, *job.dependency())), job.script
 
 
 def _chosen(steps: list[Step], only: str | None) -> list[Step]:

@@ -13,6 +13,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,8 +29,10 @@ _ALONE = ("train", "report")  # stages that are one unit
 # The rank that saves ends last; one that waits for a dead one is not waited for.
 _TOGETHER = "--kill-on-bad-exit=0 --wait=60"
 
-
+_WORKER = "lensfinder-worker"
 _QUEUE_PATIENCE_S = 24 * 3600
+_LOOK_EVERY_S = 10.0
+_MOST_IN_VAIN = 3
 # As a local cluster's workers: with Dask's default, torch faults its buffers in again and again.
 _KEEP_BUFFERS = (
     'DASK_DISTRIBUTED__NANNY__PRE_SPAWN_ENVIRON="'
@@ -55,6 +58,11 @@ class Job:
     name: str
     script: str
     after: Mapping[str, str]
+
+    def dependency(self, numbers: Mapping[str, str] | None = None) -> list[str]:
+        """Return the option of sbatch that says what this waits for; with names for numbers."""
+        after = [f"{how}:{(numbers or {}).get(name, name)}" for name, how in self.after.items()]
+        return [f"--dependency={','.join(after)}"] if after else []
 
 
 def jobs_of(
@@ -139,9 +147,11 @@ def _train_directives(slurm: SlurmConfig) -> list[str]:
 
 
 def _script(name: str, own: Sequence[str], body: str, output: Path, slurm: SlurmConfig) -> str:
+    # As squeue calls them: a task of an array has a number of its own, which nobody is shown.
+    number = "%A_%a" if any(option.startswith("--array=") for option in own) else "%j"
     directives = [
         f"--job-name={name}",
-        f"--output={output / 'logs'}/%x-%j.log",
+        f"--output={output / 'logs'}/%x-{number}.log",
         "--open-mode=append",
         "--requeue",
         f"--signal=USR1@{slurm.grace_s}",
@@ -180,9 +190,7 @@ def submit(jobs: Sequence[Job], output: Path) -> dict[str, str]:
     make_folder(output / "logs")
     numbers: dict[str, str] = {}
     for job in jobs:
-        after = [f"{how}:{numbers[name]}" for name, how in job.after.items()]
-        asked = ["sbatch", "--parsable", "--kill-on-invalid-dep=yes"]
-        asked += [f"--dependency={','.join(after)}"] if after else []
+        asked = ["sbatch", "--parsable", "--kill-on-invalid-dep=yes", *job.dependency(numbers)]
         said = subprocess.run(  # noqa: S603 (sbatch takes what it is given, no shell reads it)
             asked, input=job.script, capture_output=True, text=True, check=False, env=_environment()
         )
@@ -229,7 +237,8 @@ def worker_jobs(slurm: SlurmConfig, workers: int) -> Iterator[Any]:
     """Have jobs of Dask workers, a process for each core, as long as this lasts.
 
     Their traffic is encrypted, by keys made for this occasion: files for the owner's eyes in the
-    working folder, which nodes must share, removed at the end.
+    working folder, which nodes must share, removed at the end. A job that is lost (cancelled, out
+    of time or memory) is replaced.
 
     Parameters
     ----------
@@ -267,7 +276,7 @@ def worker_jobs(slurm: SlurmConfig, workers: int) -> Iterator[Any]:
         job_cpu=slurm.cpus,
         memory=slurm.memory,
         job_mem=slurm.memory,
-        job_name="lensfinder-worker",
+        job_name=_WORKER,
         job_extra_directives=["--requeue", *slurm.options],
         job_directives_skip=["-t "] if not slurm.time else [],
         job_script_prologue=[f"export {_KEEP_BUFFERS}", slurm.setup],
@@ -277,7 +286,8 @@ def worker_jobs(slurm: SlurmConfig, workers: int) -> Iterator[Any]:
         shared_temp_directory=str(Path.cwd()),
         scheduler_options={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
     ) as cluster:
-        cluster.scale(jobs=-(-workers // processes))
+        jobs = -(-workers // processes)
+        cluster.scale(jobs=jobs)
         try:
             cluster.wait_for_workers(1, timeout=_QUEUE_PATIENCE_S)
         except TimeoutError:
@@ -285,4 +295,55 @@ def worker_jobs(slurm: SlurmConfig, workers: int) -> Iterator[Any]:
                 f"no worker job began within {_QUEUE_PATIENCE_S / 3600:g} hours",
                 remedy="See `squeue --me`, then run the same command to go on.",
             ) from None
-        yield cluster
+        with _replacing(cluster, jobs):
+            yield cluster
+
+
+@contextmanager
+def _replacing(cluster: Any, jobs: int) -> Iterator[None]:
+    """Submit a new worker job for each that has left the queue, as long as this lasts.
+
+    Dask notices only workers that it knew, and of jobs with several processes none. After three
+    looks in a row that found jobs lost and no worker at all, no more are submitted: whatever ends
+    them ends their successors, too.
+    """
+    over = threading.Event()
+
+    def replace(lost: Mapping[str, Any]) -> None:
+        for name, job in lost.items():
+            if cluster.workers.get(name) is job:
+                del cluster.workers[name]
+        cluster.scale(jobs=jobs)  # submits those that it misses
+
+    def watch() -> None:
+        in_vain = 0
+        while in_vain < _MOST_IN_VAIN and not over.wait(_LOOK_EVERY_S):
+            known = dict(cluster.workers)  # before the queue is asked: what is newer is not in it
+            queued = _queued()
+            if queued is None:
+                continue
+            lost = {name: job for name, job in known.items() if job.job_id not in queued}
+            anybody = bool(cluster.scheduler_info["workers"])
+            in_vain = 0 if anybody else in_vain + bool(lost)
+            if lost:
+                cluster.loop.add_callback(replace, lost)
+
+    watcher = threading.Thread(target=watch, name="worker-jobs", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+
+
+def _queued() -> set[str] | None:
+    """Return the numbers of our worker jobs in the queue; None if Slurm does not answer."""
+    asked = ["squeue", "--noheader", "--me", f"--name={_WORKER}", "--format=%i"]
+    try:
+        said = subprocess.run(  # noqa: S603
+            asked, capture_output=True, text=True, check=False, timeout=_LOOK_EVERY_S
+        )
+    except subprocess.TimeoutExpired:
+        return None
+    return set(said.stdout.split()) if said.returncode == 0 else None

@@ -46,7 +46,8 @@ def test_scripts_are_shells(jobs: dict[str, slurm.Job], tmp_path: Path) -> None:
     for job in jobs.values():
         checked = subprocess.run(["bash", "-n"], input=job.script, text=True, check=False)
         assert checked.returncode == 0, job.script
-        assert f"#SBATCH '--output={tmp_path}/out put/logs/%x-%j.log'" in job.script
+        number = "%A_%a" if "--array=" in job.script else "%j"
+        assert f"#SBATCH '--output={tmp_path}/out put/logs/%x-{number}.log'" in job.script
         assert "a 'b'" in job.script
     assert "--array=1-3" in jobs["cutout"].script
     assert "--gpus-per-node=2" in jobs["train"].script
