@@ -45,6 +45,8 @@ count = 256
 unit_size = 64
 val_fraction = 0.2
 test_fraction = 0.3
+[infer]
+views = 8
 [train]
 epochs = {epochs}
 batch_size = 16
@@ -62,12 +64,24 @@ def cluster(
     if os.geteuid() != 0 or not shutil.which("apt-get"):
         pytest.skip("needs root on a Debian")
     folder = tmp_path_factory.mktemp("cluster")
-    came = subprocess.run([CLUSTER, "up", folder], capture_output=True, text=True, check=False)
-    try:
-        if came.returncode == UNAVAILABLE:
-            pytest.skip(f"Slurm can't be installed: {came.stderr[-300:]}")
-        assert came.returncode == 0, came.stderr
-        with pytest.MonkeyPatch.context() as patch:
+    said = folder / "said"
+    # It goes down when its input ends, also by the death of this process.
+    with said.open("w") as told, pytest.MonkeyPatch.context() as patch:
+        held = subprocess.Popen(
+            [CLUSTER, "hold", folder],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=told,
+            text=True,
+            start_new_session=True,
+        )
+        assert held.stdin is not None
+        assert held.stdout is not None
+        try:
+            if held.stdout.readline() != "up\n":
+                if held.wait() == UNAVAILABLE:
+                    pytest.skip(f"Slurm can't be installed: {said.read_text()[-300:]}")
+                pytest.fail(said.read_text())
             patch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
 
             def ask(*command: object) -> str:
@@ -76,15 +90,17 @@ def cluster(
                 ).stdout.strip()
 
             yield ask
-    finally:
-        subprocess.run([CLUSTER, "down", folder], check=True)
+        finally:
+            held.stdin.close()
+            held.wait(timeout=60)
+            held.stdout.close()
 
 
 def wait_until(true: Callable[[], object], what: str) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while not true():
         assert time.monotonic() < deadline, f"waited for {what}"
-        time.sleep(0.3)
+        time.sleep(0.1)
 
 
 def state_of(ask: Callable[..., str], job: str) -> dict[str, str]:
@@ -211,15 +227,17 @@ def test_a_broken_tile_fails_its_task_alone(
     assert counts["ok"] > 0
 
 
-def test_dask_makes_what_one_process_makes_though_a_worker_job_is_cancelled(
+def test_dask_makes_what_one_process_makes_though_its_worker_jobs_are_cancelled_half_way(
     cluster: Callable[..., str], pipeline: Path, serial: Path, tmp_path: Path
 ) -> None:
     def workers(state: str) -> list[str]:
         asked = ("squeue", "-h", "-n", "lensfinder-worker", "-t", state, "-o", "%i")
         return cluster(*asked).split()
 
+    expected = sorted((serial / "infer-mocks" / "products").iterdir())
+    done = tmp_path / "dask" / "products"
     command = [sys.executable, "-P", "-m", "lensfinder", "infer", serial / "simulate"]
-    command += ["-o", tmp_path / "dask", "--model", serial / "train", "--config", pipeline]
+    command += ["-o", done.parent, "--model", serial / "train", "--config", pipeline]
     process = subprocess.Popen(
         [*map(str, command), "--engine", "slurm", "--workers", "2"],
         cwd=tmp_path,
@@ -227,19 +245,39 @@ def test_dask_makes_what_one_process_makes_though_a_worker_job_is_cancelled(
         stderr=subprocess.PIPE,
         text=True,
     )
-    wait_until(lambda: len(workers("RUNNING")) == 2 or process.poll() is not None, "two workers")
+    wait_until(lambda: workers("RUNNING") or process.poll() is not None, "a worker job")
     keys = list(tmp_path.glob(".dask-jobqueue*"))
     assert keys
     assert {path.stat().st_mode & 0o777 for path in keys} == {0o600}
-    cluster("scancel", workers("RUNNING")[0])
+
+    wait_until(lambda: list(done.glob("*.parquet")) or process.poll() is not None, "a product")
+    cancelled = workers("PENDING,RUNNING")
+    for job in cancelled:  # stopped first, so that nothing more is done meanwhile
+        for member in processes_of(job):
+            os.kill(member, signal.SIGSTOP)
+    assert len(list(done.glob("*.parquet"))) < len(expected)
+    cluster("scancel", *cancelled)
     _, said = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, said
-    wait_until(lambda: not workers("PENDING,RUNNING"), "worker jobs to be gone")
+
+    wait_until(lambda: not workers("PENDING,RUNNING,COMPLETING"), "worker jobs to be gone")
+    assert set(workers("all")) > set(cancelled)
     assert not list(tmp_path.glob(".dask-jobqueue*"))
-    products = sorted((serial / "infer-mocks" / "products").iterdir())
-    assert len(products) > 1
-    for product in products:
-        assert_equal_tables(product, tmp_path / "dask" / "products" / product.name)
+    for product in expected:
+        assert_equal_tables(product, done / product.name)
+
+
+def processes_of(job: str, *more: bytes) -> list[int]:
+    """List a job's processes, of those only whose environment holds `more`, too."""
+    found = []
+    for one in Path("/proc").glob("[0-9]*"):
+        try:
+            environ = (one / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if {f"SLURM_JOB_ID={job}".encode(), *more} <= set(environ):
+            found.append(int(one.name))
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -252,22 +290,9 @@ def training(pipeline: Path, request: pytest.FixtureRequest, serial: Path) -> Pa
 
 
 def curve_of(folder: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def ranks_of(job: str) -> list[int]:
-    """List the processes of a job's ranks."""
-    found = []
-    for one in Path("/proc").glob("[0-9]*"):
-        try:
-            environ = (one / "environ").read_bytes().split(b"\0")
-            command = (one / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        in_step = b"SLURM_STEP_NUM_TASKS=2" in environ
-        if f"SLURM_JOB_ID={job}".encode() in environ and in_step and b"lensfinder" in command:
-            found.append(int(one.name))
-    return found
+    metrics = folder / "train" / "metrics.jsonl"
+    lines = metrics.read_text().splitlines() if metrics.exists() else []
+    return [json.loads(line) for line in lines]
 
 
 def test_a_training_preempted_twice_ends_with_the_curve_of_an_uninterrupted_one(
@@ -285,40 +310,39 @@ def test_a_training_preempted_twice_ends_with_the_curve_of_an_uninterrupted_one(
         assert said.returncode == 0, said.stderr
         return numbers_of(said.stdout)["train"]
 
-    def has_epochs(folder: Path, more_than: int) -> bool:
-        metrics = folder / "train" / "metrics.jsonl"
-        return metrics.exists() and len(metrics.read_text().splitlines()) > more_than
+    def restarts() -> int:
+        return int(state_of(cluster, job)["Restarts"])
 
-    whole = mocks_in("uninterrupted")
+    def interrupt(by: Callable[[], object]) -> None:
+        before, times = len(curve_of(folder)), restarts()
+        wait_until(lambda: len(curve_of(folder)) > before + 3, "some epochs")
+        by()
+        wait_until(lambda: restarts() > times, "the job to restart")
+
+    def preempt() -> None:
+        asked = ["--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null"]
+        urgent.append(cluster("sbatch", "--parsable", *asked, "--wrap=true"))
+
+    def preempt_when_deaf() -> None:  # to the warning: killed when its time of grace is over
+        held = processes_of(job, b"SLURM_STEP_NUM_TASKS=2")
+        assert len(held) >= 2
+        for process in held:
+            os.kill(process, signal.SIGSTOP)
+        preempt()
+
+    whole, folder, urgent = mocks_in("uninterrupted"), mocks_in("interrupted"), list[str]()
     assert wait_for(cluster, submit(whole)) == "COMPLETED", logs(whole / "logs")
-
-    folder = mocks_in("preempted")
     job = submit(folder)
-    for preemption, stuck in enumerate((False, True), 1):
-        before = len(curve_of(folder / "train")) if preemption > 1 else 0
-        wait_until(lambda b=before: has_epochs(folder, b + 3), "some epochs")  # type: ignore[misc]
-        if stuck:  # deaf to the warning, it is killed when its time of grace is over
-            held = ranks_of(job)
-            assert len(held) == 2
-            for process in held:
-                os.kill(process, signal.SIGSTOP)
-        urgent = cluster(
-            "sbatch",
-            "--parsable",
-            "--partition=urgent",
-            "--nodes=2",
-            "--exclusive",
-            "--output=/dev/null",
-            "--wrap=true",
-        )
-        wait_until(
-            lambda n=preemption: state_of(cluster, job)["Restarts"] == str(n), "the job to restart"
-        )  # type: ignore[misc]
-        assert wait_for(cluster, urgent) == "COMPLETED"
+    interrupt(lambda: cluster("scancel", "--signal=USR1", job))  # as before the time limit
+    interrupt(preempt)
+    interrupt(preempt_when_deaf)
     assert wait_for(cluster, job) == "COMPLETED", logs(folder / "logs")
-    assert "training stopped by SIGTERM" in logs(folder / "logs")
+    assert {wait_for(cluster, one) for one in urgent} == {"COMPLETED"}
+    assert len(urgent) == 2
+    for stop in ("SIGUSR1", "SIGTERM"):
+        assert f"training stopped by {stop}" in logs(folder / "logs")
 
-    curves = [curve_of(where / "train") for where in (folder, whole)]
+    curves = [curve_of(where) for where in (folder, whole)]
     assert len(curves[0]) == len(curves[1]) == 30
     for one, other in zip(*curves, strict=True):
         assert one["step"] == other["step"]
