@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,8 +23,10 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="module")
-def image(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with the built image."""
+def image(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
+    """Return a folder with the built image; it is large, and goes when the tests are over."""
     if "container" not in request.config.option.markexpr:
         pytest.skip("builds an image; ask for it with -m container")
     if os.geteuid() != 0 or not all(map(shutil.which, ("apt-get", "unshare", "setpriv"))):
@@ -34,7 +36,8 @@ def image(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     if built.returncode == UNAVAILABLE:
         pytest.skip(f"buildah and debootstrap can't be installed: {built.stderr[-300:]}")
     assert built.returncode == 0, built.stderr
-    return folder
+    yield folder
+    shutil.rmtree(folder)
 
 
 @pytest.fixture
