@@ -14,7 +14,6 @@ from lensfinder.runs import Unit
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-NO_WORKERS_TIMEOUT_S = 300
 CONNECT_TIMEOUT_S = 30
 
 
@@ -25,6 +24,8 @@ class Crew:
     Attributes
     ----------
     client : Client
+    workers_timeout_s : float
+        How long there may be no worker at all.
     units : mapping of key to Unit
         Those whose result is still to come.
     futures : mapping of key to Future
@@ -37,6 +38,7 @@ class Crew:
     """
 
     client: Client
+    workers_timeout_s: float
     units: dict[str, Unit] = field(default_factory=dict)
     futures: dict[str, Future] = field(default_factory=dict)
     began: dict[str, tuple[str, float]] = field(default_factory=dict)
@@ -71,17 +73,26 @@ class Crew:
         """Count the workers; raise `Interrupted` if there has been none for too long."""
         now = time.monotonic()
         hosts: Counter[str] = Counter()
-        if self.client.status == "running":
+        reached = self.client.status == "running"
+        if reached:
             for address, n in self.client.nthreads().items():
                 hosts[address.rpartition(":")[0]] += n
         self.threads, self.at_once = hosts.total(), max(hosts.values(), default=1)
         there = self.threads > 0
         self.alone_since = float("inf") if there else min(self.alone_since, now)
-        if now - self.alone_since > NO_WORKERS_TIMEOUT_S:
-            raise nobody(f"no worker came within {NO_WORKERS_TIMEOUT_S} s")
+        if now - self.alone_since > self.workers_timeout_s:
+            if not reached:
+                raise stopped(f"the scheduler was not there for {self.workers_timeout_s:g} s")
+            raise nobody(self.workers_timeout_s)
 
 
-def nobody(what: str) -> Interrupted:
+def nobody(timeout_s: float) -> Interrupted:
+    return stopped(f"no worker was there for {timeout_s:g} s (--workers-timeout-s)")
+
+
+def stopped(why: str) -> Interrupted:
     return Interrupted(
-        what, remedy="Look after scheduler and workers, then run the same command to go on."
+        why,
+        remedy="Look after scheduler and workers, then run the same command to go on: what is done "
+        "stays done.",
     )

@@ -2,8 +2,8 @@
 
 The only module that knows Dask. Workers are spawned, run one task at a time, and listen on
 127.0.0.1 alone; results come back as they are done. Nothing is waited for without end: a unit that
-takes too long fails alone, and its worker is started anew; without any worker, or without the
-scheduler, the run stops and can go on later.
+takes too long fails alone, and its worker is started anew; workers of a local cluster that are gone
+are replaced; without any worker, or without the scheduler, the run stops and can go on later.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from lensfinder import __version__
 from lensfinder.config import SlurmConfig
-from lensfinder.crew import CONNECT_TIMEOUT_S, NO_WORKERS_TIMEOUT_S, Crew, nobody
+from lensfinder.crew import CONNECT_TIMEOUT_S, Crew, nobody, stopped
 from lensfinder.errors import (
     DiskError,
     Interrupted,
@@ -40,7 +40,7 @@ from lensfinder.signals import TooLong, alarm
 from lensfinder.slurm import worker_jobs
 
 if TYPE_CHECKING:
-    from distributed import Client, Future
+    from distributed import Client, Future, LocalCluster
 
 _LOOK_EVERY_S = 1.0
 _MALLOC_KEEP_BYTES = 256 * 2**20
@@ -195,13 +195,23 @@ class Engine:
         Processes of a local cluster; 0 for one per core, or one per GPU to score with.
     slurm : SlurmConfig
         What worker jobs ask Slurm for.
+    workers_timeout_s : float
+        Seconds without any worker after which `do` gives up.
     """
 
-    def __init__(self, name: str, workers: int, slurm: SlurmConfig | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        workers: int,
+        slurm: SlurmConfig | None = None,
+        workers_timeout_s: float = 300.0,
+    ) -> None:
         self.name = name
         self.slurm = slurm or SlurmConfig()
         self.workers = workers or cores()
         self._asked = workers
+        self._timeout_s = workers_timeout_s
+        self._cluster: LocalCluster | None = None
         self._client: Client | None = None
         self._stack = ExitStack()
 
@@ -209,7 +219,7 @@ class Engine:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._client = None
+        self._client = self._cluster = None
         self._stack.close()
 
     def do(
@@ -248,7 +258,7 @@ class Engine:
     ) -> Iterator[tuple[Unit, Receipt | Failure]]:
         client = self._start()
         threads_given = max(1, cores() // self.workers) if self.name == "local" else 0
-        crew, done = Crew(client), SimpleQueue[Any]()
+        crew, done = Crew(client, self._timeout_s), SimpleQueue[Any]()
         waiting, suspects = deque(units), list[Unit]()
 
         def begin(unit: Unit, again: str = "") -> None:
@@ -291,9 +301,15 @@ class Engine:
             if time.monotonic() - looked >= _LOOK_EVERY_S:
                 looked = time.monotonic()
                 crew.require_workers()
+                self._replace_lost(crew.threads)
                 for key in crew.late(timeout_s):
                     unit = crew.drop(key)
                     yield unit, _timed_out(unit, timeout_s)
+
+    def _replace_lost(self, there: int) -> None:
+        # Nannies start workers anew, but for one that ended as if by its own will.
+        if self._cluster is not None and there < self.workers:
+            self._cluster.scale(self.workers)
 
     def _result(self, future: Future) -> Receipt | Failure | None:
         """Return what became of a unit; None if workers died of it, or beside it.
@@ -311,17 +327,17 @@ class Engine:
         except KilledWorker:
             return None
         except (NoWorkerError, NoValidWorkerError) as error:
-            raise nobody(f"no worker came within {NO_WORKERS_TIMEOUT_S} s ({error})") from error
+            raise nobody(self._timeout_s) from error
         except CancelledError as error:
-            raise nobody(f"the scheduler is gone ({error})") from error
+            raise stopped(f"the scheduler is gone ({error})") from error
         return result
 
     def _check_versions(self, client: Client) -> None:
         """Refuse workers with another version of the package, or without it."""
         try:
-            client.wait_for_workers(1, timeout=NO_WORKERS_TIMEOUT_S)
+            client.wait_for_workers(1, timeout=self._timeout_s)
         except TimeoutError:
-            raise nobody(f"no worker came within {NO_WORKERS_TIMEOUT_S} s") from None
+            raise nobody(self._timeout_s) from None
         found = client.run(_version_here, on_error="return")
         other = {worker: said for worker, said in found.items() if said != __version__}
         if other:
@@ -337,7 +353,7 @@ class Engine:
             self._stack.enter_context(
                 dask.config.set(
                     {
-                        "distributed.scheduler.no-workers-timeout": f"{NO_WORKERS_TIMEOUT_S}s",
+                        "distributed.scheduler.no-workers-timeout": f"{self._timeout_s}s",
                         # A unit whose worker dies gets a second chance, and a last one alone.
                         "distributed.scheduler.allowed-failures": 1,
                         "distributed.worker.multiprocessing-method": "spawn",
@@ -353,7 +369,7 @@ class Engine:
             address: Any = self.name
             if self.name == "local":
                 with _interrupts_held():
-                    address = self._stack.enter_context(
+                    self._cluster = address = self._stack.enter_context(
                         LocalCluster(
                             n_workers=self.workers,
                             threads_per_worker=1,

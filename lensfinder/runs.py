@@ -344,7 +344,9 @@ def execute(
     if engine is None:
         from lensfinder.parallel import Engine
 
-        with Engine(execution.engine, execution.workers, config.slurm) as own:
+        with Engine(
+            execution.engine, execution.workers, config.slurm, config.run.workers_timeout_s
+        ) as own:
             return execute(stage, config, folder, execution, own)
     module = importlib.import_module(f"lensfinder.{stage}.stage")
     run = Run(folder, stage, config, execution)

@@ -214,6 +214,43 @@ def test_units_that_crash_or_hang_fail_alone(tmp_path: Path) -> None:
     assert set(results) == set(names)
 
 
+LEAVING = """
+import signal, sys
+from pathlib import Path
+from distributed import get_worker
+from lensfinder.cutout import stage
+from lensfinder.runs import Receipt
+
+def do(unit):
+    gone = Path("FOLDER", unit.name)
+    if not gone.exists():
+        gone.touch()
+        get_worker().loop.add_callback(sys.exit)  # as distributed.chaos.KillWorker does
+        signal.pause()
+    return Receipt(1, 1)
+
+stage.do = do
+"""
+
+
+def test_workers_that_leave_a_local_cluster_are_replaced(tmp_path: Path) -> None:
+    import dask
+    import distributed  # noqa: F401
+
+    (tmp_path / "leaving.py").write_text(LEAVING.replace("FOLDER", str(tmp_path)))
+    settings = {
+        "distributed.worker.preload": [str(tmp_path / "leaving.py")],
+        "distributed.deploy.lost-worker-timeout": "0.1 s",
+    }
+    # Each of the two workers leaves; no nanny starts it anew.
+    units = [unit("a"), unit("b")]
+    with dask.config.set(settings), parallel.Engine("local", 2, None, 60.0) as engine:
+        assert {one.name for one, result in engine.do(units) if result == Receipt(1, 1)} == {
+            "a",
+            "b",
+        }
+
+
 def test_a_unit_that_takes_too_long_here_fails_and_the_next_is_done(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

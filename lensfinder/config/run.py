@@ -39,6 +39,13 @@ class RunConfig(Section):
         "0: never.",
         json_schema_extra=NO_OUTPUT,
     )
+    workers_timeout_s: float = Field(
+        300.0,
+        gt=0,
+        description="Seconds without any worker after which the run stops, to go on later (exit "
+        "code 75).",
+        json_schema_extra=NO_OUTPUT,
+    )
 
     @model_validator(mode="after")
     def _known_engine(self) -> Self:
