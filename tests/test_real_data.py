@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 from astropy.io import fits
+from astropy.wcs import WCS
+from balance import check_ledger
+from skies import sky_YX, tan_wcs, write_targets
 
 from lensfinder import shards, survey, tables, tiles
 from lensfinder.ledger import products_of, read_index
@@ -66,40 +70,106 @@ def odd_survey(folder: Path, scale_arcsec: float) -> Path:
         bands = ["r"]
         default_bands = ["r"]
         reference_band = "r"
-        psf_fwhm_arcsec = {{ r = 1.0 }}
+        psf_fwhm_arcsec = {{ r = {4 * scale_arcsec} }}
         sky_rms_njy = {{ r = 1.0 }}
         [files]
         pattern = '(?P<tile>.+)_(?P<band>r)\\.fits'
         [zero_point]
-        value = 25.0
+        value = 31.4
         """
     )
     return path
 
 
-def test_no_odd_file_ends_in_a_traceback(real_data: Path, tmp_path: Path, command: Command) -> None:
-    sky = tmp_path / "tiles"
+# Why each file can't be a tile. FK4 positions are not ICRS ones; of several images named SCI none
+# is guessed; six axes, tables and an empty HDU hold no image; a PV card means nothing in TAN-SIP.
+REFUSED = {
+    "a8280271": ("no_wcs", "has no celestial WCS"),
+    "comp": ("sky_frame", "is mapped in RA (FK4)"),
+    "double_ext": ("no_wcs", "has no celestial WCS"),
+    "fixed-1890": ("no_wcs", "has no celestial WCS"),
+    "header_newlines": ("no_wcs", "PV1_5 : Unrecognized coordinate transformation parameter"),
+    "j94f05bgq_flt": ("ambiguous_image", "holds 2 images named SCI"),
+    "random_groups": ("no_image", "holds no two-dimensional image"),
+    "table": ("no_image", "holds no two-dimensional image"),
+    "test0": ("ambiguous_image", "holds 4 images named SCI"),
+    "verify": ("no_image", "holds no two-dimensional image"),
+}
+# What can be read: HDU, pixel scale in arcsec, size of stamps.
+READ = {
+    "m13_hcomp": (1, 0.99972, 21),
+    "m13_plio": (1, 0.99972, 21),
+    "m13_rice": (1, 0.99972, 21),
+    "scale": (0, 5.0, 9),
+    "sip-wcs": (0, 0.5579, 21),
+}
+
+
+@pytest.mark.fault
+def test_each_odd_file_has_an_expectation(real_data: Path) -> None:
+    assert {path.stem for path in (real_data / "odd").iterdir()} == {*REFUSED, *READ}
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("name", REFUSED)
+def test_an_odd_file_is_refused_with_its_reason_and_fails_alone(
+    real_data: Path, tmp_path: Path, command: Command, name: str
+) -> None:
+    reason, words = REFUSED[name]
+    sky, this = tmp_path / "tiles", odd_survey(tmp_path, 0.2)
     sky.mkdir()
-    for path in sorted((real_data / "odd").iterdir()):
-        shutil.copy(path, sky / f"{path.stem}_r.fits")
-    said = command("check", sky, "--survey", odd_survey(tmp_path, 0.2), "--json")
-    assert said.code == 3, said.err
-    scales = set()
-    for finding in json.loads(said.out).values():
-        if "[pixel_scale]" in finding:
-            scales.add(float(finding.partition(" pixels of ")[2].split()[0]))
-    # Each kind of file is cut under a survey with its own pixels, and by itself is code 2 or 0.
-    for scale in scales:
-        own = odd_survey(tmp_path, scale)
-        out = tmp_path / f"out{scale}"
-        said = command(
-            "cutout", sky, "--survey", own, "--size", 21, "--engine", "serial", "-o", out, "-q"
-        )
-        assert said.code in (0, 2, 3, 4), said.err
-        assert "Traceback" not in said.err
-        counts = read_index(out)["counts"]
-        assert counts["planned"] == sum(v for name, v in counts.items() if name != "planned")
-    for path in sky.iterdir():
-        said = command("check", path, "--survey", odd_survey(tmp_path, 0.2))
-        assert said.code in (0, 2), said.err
-        assert "Traceback" not in said.err
+    shutil.copy(real_data / "odd" / f"{name}.fits", sky / f"{name}_r.fits")
+    alone = command("check", sky, "--survey", this, "--json")
+    assert alone.code == 2, alone.err
+    finding = json.loads(alone.out)[name]
+    assert finding.startswith(f"would fail [{reason}] ")
+    assert words in finding
+
+    wcs = tan_wcs(10.0, 0.0, (80, 80))
+    fits.writeto(sky / "fine_r.fits", sky_YX((80, 80), [(40.0, 40.0)], 1) * 1e12, wcs.to_header())
+    assert command("check", sky, "--survey", this).code == 3
+    ids = write_targets(tmp_path / "t.csv", [10.0], [0.0])
+    said = command(
+        "cutout", sky, "--survey", this, "--size", 21, "--engine", "serial",
+        "--catalog", tmp_path / "t.csv", "-o", tmp_path / "out",
+    )  # fmt: skip
+    assert said.code == 3
+    assert "Traceback" not in said.err
+    (line,) = [line for line in said.err.splitlines() if line.startswith("failed:")]
+    assert f"{name} [{reason}]" in line
+    assert check_ledger(tmp_path / "out", ids) == {"ok": 1}
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("name", READ)
+def test_an_odd_file_gives_the_pixels_it_holds(
+    real_data: Path, tmp_path: Path, command: Command, name: str
+) -> None:
+    hdu, scale, size = READ[name]
+    sky, this = tmp_path / "tiles", odd_survey(tmp_path, scale)
+    sky.mkdir()
+    shutil.copy(real_data / "odd" / f"{name}.fits", sky / f"{name}_r.fits")
+    assert command("check", sky, "--survey", this).code == 0
+    with warnings.catch_warnings(action="ignore"), fits.open(sky / f"{name}_r.fits") as hdus:
+        wcs, pixels = WCS(hdus[hdu].header), hdus[hdu].data.astype(np.float64)
+    height, width = pixels.shape
+    # Whole in the middle; half outside in a corner.
+    x, y = np.array([width // 2, 1]), np.array([height // 2, 1])
+    ra, dec = wcs.all_pix2world(x, y, 0)
+    ids = write_targets(tmp_path / "t.csv", ra, dec)
+    said = command(
+        "cutout", sky, "--survey", this, "--size", size, "--engine", "serial",
+        "--catalog", tmp_path / "t.csv", "-o", tmp_path / "out", "--max-bad-fraction", 0.8,
+    )  # fmt: skip
+    assert said.code == 0, said.err
+    assert check_ledger(tmp_path / "out", ids) == {"ok": 1, "flagged": 1}
+    (product,) = products_of(tmp_path / "out", "cutout")
+    half = size // 2
+    padded = np.pad(pixels, half, constant_values=np.nan)
+    with shards.read(product) as shard:
+        place = {one: k for k, one in enumerate(shard.catalog["id"])}
+        for one, a, b in zip(ids, x, y, strict=True):
+            k = place[one]
+            assert [shard.catalog["x"][k], shard.catalog["y"][k]] == pytest.approx([a, b], abs=1e-2)
+            window = padded[b : b + size, a : a + size]
+            np.testing.assert_allclose(shard.image[k, 0], window, rtol=1e-6)

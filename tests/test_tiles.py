@@ -23,6 +23,7 @@ KIDS = survey.load("kids")
 BANDS = ("g", "r", "i")
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("projection", PROJECTIONS)
 @settings(deadline=None, max_examples=30)
 @given(data=st.data())
@@ -103,6 +104,7 @@ def open_one(folder: Path, bands: tuple[str, ...] = BANDS) -> dict[str, np.ndarr
 IMAGE = sky_YX((40, 50), [(20.0, 22.0)], seed=1).astype(np.float32)
 
 
+@pytest.mark.fault
 def test_pixels_come_in_nanojansky_with_masks_and_weights(tmp_path: Path) -> None:
     weight, mask = np.ones(IMAGE.shape), np.zeros(IMAGE.shape)
     weight[3, 4], mask[5, 6], mask[7, 8], mask[9, 10] = 0, 2, 64, 8
@@ -123,6 +125,7 @@ def test_pixels_come_in_nanojansky_with_masks_and_weights(tmp_path: Path) -> Non
     assert np.array_equal(np.isnan(read["flux"]), (read["mask"] & schema.MASK_NO_DATA) != 0)
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("kind", ["gz", "fz", "scaled", "unsigned", "blank", "second HDU"])
 def test_the_same_pixels_come_out_of_every_kind_of_file(tmp_path: Path, kind: str) -> None:
     header = tan_wcs(shape_YX=IMAGE.shape).to_header()
@@ -154,6 +157,7 @@ def test_the_same_pixels_come_out_of_every_kind_of_file(tmp_path: Path, kind: st
     np.testing.assert_allclose(flux, expected * 10 ** (31.4 / 2.5), rtol=1e-6)
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("share", [0.99, 0.9, 0.5, 0.01])
 @pytest.mark.parametrize("kind", ["plain", "gz", "fz"])
 def test_of_a_truncated_file_no_pixel_is_invented(tmp_path: Path, kind: str, share: float) -> None:
@@ -199,6 +203,7 @@ def rewrite_header(path: Path, **cards: object) -> None:
             hdus[0].header[name] = value
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(
     ("cards", "reason"),
     [
@@ -230,6 +235,7 @@ def test_a_tile_that_cannot_be_placed_is_refused_with_its_reason(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.fault
 def test_several_images_of_one_name_are_not_guessed_between(tmp_path: Path) -> None:
     header = tan_wcs(shape_YX=IMAGE.shape).to_header()
     three = [fits.ImageHDU(IMAGE, header, name="SCI") for _ in range(3)]

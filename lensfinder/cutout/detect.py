@@ -30,7 +30,7 @@ _DEBLEND_CONTRAST = 0.005
 # The smoothed sky's rms is taken from this many windows all over the tile.
 _NOISE_WINDOWS = 5
 _NOISE_WINDOW_PIX = 256
-_FIELDS = ("x", "y", "flux_njy", "half_light_radius_pix")
+_FIELDS = ("x", "y", "flux_njy", "half_light_radius_pix", "cut_off_pix")
 
 
 def detect(
@@ -65,9 +65,10 @@ def detect(
     Returns
     -------
     dict
-        ``x``, ``y`` (0-based centroid), ``flux_njy`` (of the object's pixels above the threshold)
-        and ``half_light_radius_pix`` (of which a star's is half the FWHM, however faint), in row
-        order of the blocks; empty if nothing was found.
+        ``x``, ``y`` (0-based centroid), ``flux_njy`` (of the object's pixels above the threshold),
+        ``half_light_radius_pix`` (of which a star's is half the FWHM, however faint) and
+        ``cut_off_pix`` (how far away its middle may be, if the tile's edge or a bad pixel cuts it
+        off; else 0), in row order of the blocks; empty if nothing was found.
     """
     found: list[Objects] = [{name: np.zeros(0, np.float64) for name in _FIELDS}]
     sky = _sky_mesh(read, shape_YX)
@@ -80,6 +81,8 @@ def detect(
             if segments is None:
                 continue
             objects = _measure(signal, smoothed, segments, sigma * rms, core, padded)
+            touching = _touching(segments, bad, shape_YX, padded)
+            objects["cut_off_pix"] *= np.isin(objects["label"], touching)
             if measure is not None and measured_sky is not None:
                 flux, _ = _signal(measure, measured_sky, *padded)
                 sums = np.bincount(segments.data.ravel(), flux.ravel().astype(np.float64))
@@ -265,7 +268,8 @@ def _measure(
     label = segments.data[y, x].astype(np.int64)
     # The brightest pixel comes last in its object, ties by place.
     order = np.lexsort((x, y, smoothed[y, x], label))
-    last = order[np.append(np.flatnonzero(np.diff(label[order])), len(order) - 1)]
+    ends = np.append(np.flatnonzero(np.diff(label[order])), len(order) - 1)
+    last = order[ends]
     top, left = padded[0].start, padded[1].start
     inside = (
         (y[last] + top >= core[0].start)
@@ -285,13 +289,38 @@ def _measure(
     share = 1 - (smoothed[y[last[inside]], x[last[inside]]] / threshold) ** -2.0
     shown = np.sqrt(np.log(2) / -np.log1p(-np.clip(share, 0.3, 1) / 2))
     radius = _half_light_radius(label, x, y, flux, centre_x, centre_y)[own]
+    starts = np.append(0, ends[:-1] + 1)
+    extent = np.maximum(
+        *(
+            np.maximum.reduceat(at, starts) - np.minimum.reduceat(at, starts)
+            for at in (x[order], y[order])
+        )
+    )
     return {
         "label": own.astype(np.float64),
         "x": centre_x[own] + left,
         "y": centre_y[own] + top,
         "flux_njy": np.bincount(label, flux, n)[own],
         "half_light_radius_pix": radius * shown,
+        "cut_off_pix": extent[inside] + 1.0,
     }
+
+
+def _touching(
+    segments: SegmentationImage,
+    bad: NDArray[np.bool_],
+    shape_YX: tuple[int, int],
+    padded: tuple[slice, slice],
+) -> NDArray[np.int64]:
+    """Return the labels of objects at the tile's edge or beside a bad pixel."""
+    beside = ndimage.binary_dilation(bad, np.ones((3, 3), bool)) if bad.any() else bad.copy()
+    for axis, (window, side) in enumerate(zip(padded, shape_YX, strict=True)):
+        edges = np.moveaxis(beside, axis, 0)
+        if window.start == 0:
+            edges[0] = True
+        if window.stop == side:
+            edges[-1] = True
+    return np.unique(segments.data[beside]).astype(np.int64)
 
 
 def _half_light_radius(

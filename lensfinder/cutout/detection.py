@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lensfinder import schema, tables, tiles
-from lensfinder.config import CutoutConfig, TargetsConfig
+from lensfinder.config import TargetsConfig
 from lensfinder.cutout.targets import Ownership, assign, keep_once
 from lensfinder.cutout.travel import from_plain, meaning, plain_paths
 from lensfinder.footprints import Footprint, separation_deg
@@ -23,7 +23,7 @@ from lensfinder.survey import Survey
 from lensfinder.tables import Columns
 from lensfinder.tiles import TileFiles
 
-_VERSION = 4
+_VERSION = 5
 
 
 def with_neighbours(
@@ -50,7 +50,7 @@ def unit_of(
     own = TileFiles(files.name, {band: files.paths.get(band, {}) for band in wanted})
     keys = {name: getattr(config, name) for name in ("detect_sigma", "detect_pixels")}
     keys["detect_bands"] = list(config.detect_bands or (reference,))
-    keys["resample"] = isinstance(config, CutoutConfig) and config.resample
+    keys["resample"] = config.resample
     return Unit(
         stage=run.stage,
         name=f"detect-{files.name}",
@@ -102,6 +102,7 @@ def detect_unit(unit: Unit) -> Receipt:
         f"mag_{band}": magnitude.astype(np.float32),
         "half_light_radius_arcsec": found["half_light_radius_pix"] * survey.pixel_scale_arcsec,
         "star_radius_arcsec": np.full(len(ra), psf_fwhm_arcsec / 2),
+        "cut_off_arcsec": found["cut_off_pix"] * survey.pixel_scale_arcsec,
     }
     tables.write_columns(unit.product, columns, {"ingredients": unit.ingredients})
     return Receipt(0, 0)

@@ -72,7 +72,7 @@ def extract(
     pixel_scale_arcsec: float,
     max_bad_fraction: float,
     variance: bool = False,
-    measure_psf: bool = False,
+    psf: Mapping[str, NDArray[Any]] | None = None,
     room: Room | None = None,
 ) -> Stamps:
     """Cut the stamps of `targets` and judge each.
@@ -90,8 +90,8 @@ def extract(
         A target with more masked pixels than that in some band is rejected.
     variance : bool
         Cut the variance, too.
-    measure_psf : bool
-        Measure the PSF on the tile's stars, where no file or header tells it.
+    psf : columns, optional
+        What `psf_columns` says of these targets, where that is known already.
     room : Room, optional
         Where to put the stamps, which are valid until it is used again.
 
@@ -143,7 +143,7 @@ def extract(
         "dx": dx,
         "dy": dy,
         **{name: values for name, values in targets.items() if name.startswith("mag_")},
-        **_psf_columns(tile, targets["x"], targets["y"], measure_psf),
+        **(psf_columns(tile, targets["x"], targets["y"]) if psf is None else psf),
         "flags": flags,
     }
     if tile.resampled_bands:
@@ -153,9 +153,19 @@ def extract(
     return Stamps(image, mask, noise, columns, outcome, reason)
 
 
-def _psf_columns(
-    tile: Tile, x: NDArray[np.float64], y: NDArray[np.float64], measure: bool
+def psf_columns(
+    tile: Tile, x: NDArray[np.float64], y: NDArray[np.float64], *, measure: bool = False
 ) -> dict[str, NDArray[Any]]:
+    """Say how wide the PSF of each band is at pixel positions, and where that is from.
+
+    Parameters
+    ----------
+    tile : Tile
+        Open.
+    x, y : (N,) float64
+    measure : bool
+        Measure it on the tile's stars, where no file or header tells it.
+    """
     columns: dict[str, NDArray[Any]] = {}
     sources = {}
     for band in tile.bands:

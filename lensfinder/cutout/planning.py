@@ -259,10 +259,10 @@ def _footprint(
     *,
     targets_known: bool,
 ) -> Footprint | None:
-    own = config if isinstance(config, CutoutConfig) else CutoutConfig()
+    missing = config.missing_band if isinstance(config, CutoutConfig) else "reject"
     try:
         with tiles.open_tile(
-            files, survey, bands, missing=own.missing_band, resample=own.resample
+            files, survey, bands, missing=missing, resample=config.resample
         ) as tile:
             for what, where in tile.remarks.items():
                 remarks.setdefault(what, {})[tile.name] = where

@@ -15,7 +15,7 @@ from typing import Any
 from lensfinder import schema, shards, survey, tables, tiles
 from lensfinder.config import Config
 from lensfinder.cutout import planning
-from lensfinder.cutout.extract import Room, Stamps, extract
+from lensfinder.cutout.extract import Room, Stamps, extract, psf_columns
 from lensfinder.cutout.stampfiles import is_damage, stamps_of
 from lensfinder.errors import RequestError
 from lensfinder.ledger import close_ledger
@@ -119,14 +119,15 @@ def do(unit: Unit) -> Receipt:
         missing=keys["missing_band"],
         resample=keys["resample"],
     ) as tile:
+        listed = task["targets"]
         stamps = extract(
             tile,
-            task["targets"],
+            listed,
             keys["size"],
             pixel_scale_arcsec=this.pixel_scale_arcsec,
             max_bad_fraction=keys["max_bad_fraction"],
             variance=keys["variance"],
-            measure_psf=keys["measure_psf"],
+            psf=psf_columns(tile, listed["x"], listed["y"], measure=keys["measure_psf"]),
             room=_ROOM,
         )
     return _write(unit, this, bands, stamps)

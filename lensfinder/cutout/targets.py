@@ -82,12 +82,14 @@ def keep_once(
 
     A detection stays on its tile if that tile's centre is nearest to it. Centroids differ
     between tiles, so an object on the dividing line may be kept twice or nowhere; pairs within
-    an arcsecond settle that.
+    an arcsecond settle that. What a tile's edge cuts off has its centroid elsewhere, and gives
+    way to the whole object on another tile.
 
     Parameters
     ----------
-    detections : sequence of {"ra", "dec"}
-        What was found on each tile, deg.
+    detections : sequence of {"ra", "dec", "cut_off_arcsec"}
+        What was found on each tile, deg; and how far away the middle of an object may be that is
+        cut off, 0 for all others (which is taken for granted where nothing is said).
     footprints : sequence of Footprint
         Of the same tiles.
 
@@ -120,9 +122,24 @@ def keep_once(
             np.sin(np.radians(dec)),
         ]
     )
-    neighbours = cKDTree(unit).query_ball_point(unit, radius)
+    tree = cKDTree(unit)
+    neighbours = tree.query_ball_point(unit, radius)
+    cut_off = np.concatenate([d.get("cut_off_arcsec", np.zeros(len(d["ra"]))) for d in detections])
+    gone = np.zeros(len(tile), bool)
+    for i in np.flatnonzero(cut_off):
+        # Whole objects nearby that this tile does not show whole, too, are what is cut off here.
+        near = tree.query_ball_point(unit[i], np.radians(cut_off[i] / 3600) + radius)
+        gone[i] = any(
+            tile[j] != tile[i]
+            and not cut_off[j]
+            and not any(tile[k] == tile[i] and not cut_off[k] for k in neighbours[j])
+            for j in near
+        )
+    keep &= ~gone
     # Settle the detections nearest to their tile's centre first: they have the best claim.
     for i in np.lexsort((tile, from_centre)):
+        if gone[i]:
+            continue
         others = [j for j in neighbours[i] if tile[j] != tile[i]]
         if keep[i]:
             for j in others:

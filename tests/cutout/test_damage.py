@@ -17,6 +17,7 @@ from skies import write_targets
 from lensfinder import shards, tables
 from lensfinder.ledger import products_of, read_index
 
+pytestmark = pytest.mark.fault
 Command = Callable[..., Any]
 
 
@@ -57,6 +58,29 @@ def without_wcs(path: Path) -> None:
     fits.writeto(path, fits.getdata(path), overwrite=True)
 
 
+def with_pixels_of(scale_arcsec: float) -> Callable[[Path], None]:
+    def rescale(path: Path) -> None:
+        with fits.open(path, mode="update") as hdus:
+            hdus[0].header["CDELT1"], hdus[0].header["CDELT2"] = [
+                sign * scale_arcsec / 3600 for sign in (-1, 1)
+            ]
+
+    return rescale
+
+
+def three_images(path: Path) -> None:
+    data, header = fits.getdata(path), fits.getheader(path)
+    hdus = [fits.PrimaryHDU(), *(fits.ImageHDU(data, header, name="SCI") for _ in range(3))]
+    fits.HDUList(hdus).writeto(path, overwrite=True)
+
+
+def with_tnx(path: Path) -> None:
+    with fits.open(path, mode="update") as hdus:
+        header = hdus[0].header
+        header["CTYPE1"], header["CTYPE2"] = "RA---TNX", "DEC--TNX"
+        header["WAT1_001"] = 'wtype=tnx axtype=ra lngcor = "3. 4. 4. 2. -0.1 0.1 -0.1 0.1 0.01 "'
+
+
 # What is done to the r image, and the reason that the tile fails with.
 FATAL = {
     "truncated at 90 %": (truncate(0.9), "truncated"),
@@ -70,6 +94,9 @@ FATAL = {
     "another size": (smaller, "unequal_size"),
     "a table": (table_only, "no_image"),
     "no WCS": (without_wcs, "no_wcs"),
+    "TNX": (with_tnx, "no_wcs"),
+    "another pixel scale": (with_pixels_of(0.3), "pixel_scale"),
+    "three images named SCI": (three_images, "ambiguous_image"),
 }
 HARMLESS = {
     "all NaN": (pixels(lambda data: data.fill(np.nan)), "no_data"),

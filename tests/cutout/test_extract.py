@@ -34,6 +34,7 @@ def test_a_clean_stamp_is_ok() -> None:
     assert one() == ("ok", "", 0)
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(
     ("change", "outcome", "reason"),
     [
@@ -58,6 +59,7 @@ def test_a_stamp_over_the_edge_is_flagged() -> None:
     assert one(edge=True) == ("flagged", "edge", schema.FLAG_EDGE)
 
 
+@pytest.mark.fault
 @settings(deadline=None, max_examples=50)
 @given(seed=st.integers(0, 2**32 - 1), share=st.floats(0, 1), n=st.integers(0, 5))
 def test_every_stamp_has_exactly_one_outcome(seed: int, share: float, n: int) -> None:

@@ -25,6 +25,7 @@ def name_band(path: Path, card: str, value: str) -> None:
         hdus[0].header[card] = value
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(
     ("card", "own", "other"),
     [("FILTER", "OCAM_r_SDSS", "OCAM_g_SDSS"), ("BAND", "r", "i"), ("FILTER", "Clear", "g.MP9401")],
@@ -69,6 +70,7 @@ def test_what_is_missing_beside_an_image_is_said_once_for_all_tiles(
     assert "no weight files" in command("check", sky).out
 
 
+@pytest.mark.fault
 def test_a_reference_pixel_far_from_the_image_is_noted(tmp_path: Path, command: Command) -> None:
     # A cutout of a tile that kept its header: nothing in it is wrong, and all of it is.
     stale = tan_wcs(10.0, 0.0, (12000, 10000))
@@ -126,6 +128,7 @@ def test_a_tile_that_takes_targets_over_is_named_and_forced_alone(
     )
 
 
+@pytest.mark.fault
 def test_an_image_larger_than_its_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
     path = tmp_path / "KiDS_DR4.0_1_0_r_sci.fits.fz"
     header = tan_wcs(shape_YX=(64, 64)).to_header()
@@ -194,6 +197,7 @@ def test_each_ccd_of_an_exposure_is_a_tile(
         assert min(shifts) < tolerance
 
 
+@pytest.mark.fault
 def test_a_damaged_exposure_fails_as_one_and_a_damaged_ccd_alone(
     tmp_path: Path, command: Command
 ) -> None:
@@ -215,6 +219,7 @@ def test_a_damaged_exposure_fails_as_one_and_a_damaged_ccd_alone(
     assert "[unreadable]" in said.err
 
 
+@pytest.mark.fault
 def test_several_images_in_one_file_are_not_guessed_between(tmp_path: Path) -> None:
     exposure(tmp_path, {"S29": 10.0, "S30": 10.01})
     decam = survey.load("decam")

@@ -65,6 +65,7 @@ def test_the_challenges_layout_becomes_an_ordinary_shard(tmp_path: Path, command
     assert shard["psf_fwhm_r_arcsec"] == pytest.approx(0.7)
 
 
+@pytest.mark.fault
 def test_damaged_stamps_are_rejected_and_the_others_come_through(
     tmp_path: Path, command: Command
 ) -> None:

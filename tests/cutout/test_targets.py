@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from skies import tan_wcs
@@ -53,6 +54,7 @@ places = given(
 )
 
 
+@pytest.mark.fault
 @settings(deadline=None, max_examples=40)
 @places
 def test_each_target_of_a_catalogue_has_one_owner(
@@ -81,6 +83,7 @@ def test_each_target_of_a_catalogue_has_one_owner(
     assert np.array_equal(np.where(shuffled < 0, -1, np.array(order)[shuffled]), ownership.owner_N)
 
 
+@pytest.mark.fault
 @settings(deadline=None, max_examples=60)
 @places
 def test_each_detected_object_is_kept_once(
