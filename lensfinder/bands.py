@@ -203,7 +203,8 @@ class BandPixels:
         elif self._noise_kind == "rms":
             values = values**2
         variance[good] = values * self._njy**2
-        return variance.astype(np.float32)
+        with np.errstate(over="ignore"):
+            return variance.astype(np.float32)
 
 
 def _njy_factor(image: Plane, survey: Survey, band: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -16,12 +17,16 @@ from astropy.utils.exceptions import AstropyWarning
 from astropy.wcs import WCS, FITSFixedWarning
 from numpy.typing import NDArray
 
+from lensfinder import headers  # noqa: F401 (the door stands open without it)
 from lensfinder.errors import UnitError
 
 # What reading a damaged FITS file has been seen to raise.
 READ_ERRORS = (
     fits.VerifyError,
     AssertionError,  # of astropy.wcs, where a distortion's tables are missing
+    AttributeError,  # of astropy, where a card holds a number instead of text, or the other way
+    NameError,  # of astropy.wcs, where a distortion lacks its cards
+    ArithmeticError,
     OSError,
     ValueError,
     TypeError,
@@ -147,5 +152,7 @@ def footprint_of(
                 )
             return Footprint.of(name, wcs, shape_YX)
     except (MemoryError, *READ_ERRORS) as error:  # wcslib's word for cards it can't make sense of
-        reason = " ".join(str(error).split())
+        # Where in wcslib's own code it stopped helps nobody.
+        where = r"ERROR \d+ in \w+\(\) at line \d+ of file \S+ "
+        reason = re.sub(where, "", " ".join(str(error).split()))
         raise UnitError("no_wcs", f"{path}: its WCS can't be read ({reason})") from error

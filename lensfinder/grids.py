@@ -26,12 +26,14 @@ _BITS = (schema.MASK_NO_DATA, schema.MASK_SATURATED, schema.MASK_BAD)
 
 def scale_arcsec(footprint: Footprint) -> float:
     """Side of a pixel, the mean of both axes."""
-    return float(np.mean(proj_plane_pixel_scales(footprint.wcs)) * 3600)
+    with np.errstate(over="ignore"):
+        return float(np.mean(proj_plane_pixel_scales(footprint.wcs)) * 3600)
 
 
 def check_scale(footprint: Footprint, path: Any, wanted_arcsec: float, survey: str) -> None:
     """Raise `UnitError` unless pixels are square and of the survey's size."""
-    scales = proj_plane_pixel_scales(footprint.wcs) * 3600
+    with np.errstate(over="ignore"):
+        scales = proj_plane_pixel_scales(footprint.wcs) * 3600
     if not (abs(scales / wanted_arcsec - 1) <= PIXEL_SCALE_TOLERANCE).all():
         raise UnitError(
             "pixel_scale",

@@ -124,11 +124,22 @@ class Plane:
         """Let go of the strip in memory."""
         self._strip = None
 
-    def card(self, name: str) -> Any:
-        """Return a header card of the image, or of the primary HDU; None if neither has it."""
-        for header in (self.header, self.hdus[0].header):
-            if name in header:
-                return header[name]
+    def card(self, name: str, *, own: bool = False) -> Any:
+        """Return a header card of the image, else (without `own`) of the primary HDU, or None.
+
+        Raises
+        ------
+        UnitError
+            If it is there and can't be read.
+        """
+        try:
+            for header in (self.header,) if own else (self.header, self.hdus[0].header):
+                if name in header:
+                    return header[name]
+        except READ_ERRORS as error:
+            raise UnitError(
+                "damaged", f"{self.path}: card {name} can't be read ({error})"
+            ) from error
         return None
 
     def number(self, card: str, reason: str) -> float:
@@ -245,8 +256,8 @@ def _image(path: Path, hdus: fits.HDUList, wanted: int | str | None, dimensions:
         number: hdu
         for number, hdu in enumerate(hdus)
         if getattr(hdu, "is_image", False)
-        and len(hdu.shape) == dimensions
-        and min(hdu.shape) > 0
+        and len(shape := getattr(hdu, "shape", ())) == dimensions
+        and min(shape) > 0
         and hdu.name not in _DISTORTION_TABLES
     }
     if wanted is not None:

@@ -150,8 +150,6 @@ def read_table(path: Path, id_column: str | None = None) -> Columns:
             return _read_csv(path, id_column)
         if suffix == ".parquet":
             return _read_parquet(path, id_column)
-        from astropy.table import Table
-
         formats = {".ecsv": "ascii.ecsv", ".vot": "votable", ".xml": "votable"}
         fits = {".fits": "fits", ".fit": "fits", ".gz": "fits"}
         if suffix not in formats | fits:
@@ -160,14 +158,25 @@ def read_table(path: Path, id_column: str | None = None) -> Columns:
             )
         if formats.get(suffix) == "votable":
             _refuse_remote_stream(path)
-        with warnings.catch_warnings():
-            # Catalogues break their standards in harmless ways; rows are checked afterwards.
-            warnings.simplefilter("ignore")
-            loaded = Table.read(path, format=(formats | fits)[suffix])
-            return {name: catalogs.plain(loaded[name]) for name in loaded.colnames}
+        return _read_astropy(path, (formats | fits)[suffix])
     except (OSError, ValueError, TypeError, IndexError, KeyError, SyntaxError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise RequestError(f"{path} can't be read as a catalogue: {reason}") from error
+
+
+def _read_astropy(path: Path, kind: str) -> Columns:
+    from astropy.table import Table
+
+    from lensfinder.footprints import READ_ERRORS
+
+    try:
+        with warnings.catch_warnings():
+            # Catalogues break their standards in harmless ways; rows are checked afterwards.
+            warnings.simplefilter("ignore")
+            loaded = Table.read(path, format=kind)
+            return {name: catalogs.plain(loaded[name]) for name in loaded.colnames}
+    except READ_ERRORS as error:
+        raise ValueError(str(error) or type(error).__name__) from error
 
 
 def _refuse_remote_stream(path: Path) -> None:

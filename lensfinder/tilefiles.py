@@ -141,7 +141,7 @@ def _images_of(path: Path) -> list[str]:
             images = {
                 number: hdu.name
                 for number, hdu in enumerate(hdus)
-                if getattr(hdu, "is_image", False) and len(hdu.shape) == 2
+                if getattr(hdu, "is_image", False) and len(getattr(hdu, "shape", ())) == 2
             }
     except READ_ERRORS:
         return []  # its unit will say why

@@ -79,7 +79,7 @@ def _check_band(plane: Plane, survey: Survey, band: str) -> None:
     shared = bool(survey.files.cube) or "{band}" in str(survey.files.hdus.get("image"))
     for card in survey.files.band_cards:
         # What a file of several bands says as a whole, it says of none.
-        said = plane.header.get(card) if shared else plane.card(card)
+        said = plane.card(card, own=shared)
         named = survey.bands_named(said) if isinstance(said, str) else set()
         if named and band not in named and not survey.files.cube:
             raise UnitError(

@@ -1,0 +1,88 @@
+"""The door for FITS headers: what astropy would follow without end is refused before it does.
+
+A header may claim 10^18 axes, each of which is then asked for, or data of negative size, after
+which the same header is read again and again. Both come from a few wrong bytes. Importing this
+module has astropy ask here first, for every header of every file, compressed or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from astropy.io import fits
+
+# What the FITS standard (4.0, section 4.4.1) allows.
+_MOST_AXES = 999
+_MOST_FIELDS = 999
+_BITPIX = (8, 16, 32, 64, -32, -64)
+
+
+def flaw(header: Mapping[str, Any]) -> str:
+    """Say what of a header's size makes no sense, or nothing.
+
+    Parameters
+    ----------
+    header : fits.Header or mapping
+        Of any HDU; for a compressed image that of its table.
+    """
+    # Of anything else astropy takes the rest of the file for data, and a gzipped one has no end.
+    # An image about to be written has neither card.
+    for name, kind in (("SIMPLE", True), ("XTENSION", "")):
+        value = _card(header, name, kind)
+        sound = value is True if kind is True else isinstance(value, str)
+        if not sound:
+            return (
+                f"{name} = {value!r}, expected {'T' if kind is True else 'the kind of extension'}"
+            )
+    return _flaw_of_axes(header, "") or _flaw_of_axes(header, "Z") or _flaw_of_counts(header)
+
+
+def _flaw_of_axes(header: Mapping[str, Any], prefix: str) -> str:
+    bits = _card(header, f"{prefix}BITPIX", 8)
+    if bits not in _BITPIX:
+        return f"{prefix}BITPIX = {bits!r}, expected one of {_BITPIX}"
+    axes = _card(header, f"{prefix}NAXIS", 0)
+    if not _is_count(axes) or axes > _MOST_AXES:
+        return f"{prefix}NAXIS = {axes!r}, expected 0 to {_MOST_AXES}"
+    for axis in range(1, axes + 1):
+        length = _card(header, f"{prefix}NAXIS{axis}", 0)
+        if not _is_count(length):
+            return f"{prefix}NAXIS{axis} = {length!r}, expected a whole number from 0"
+        step = _card(header, f"{prefix}TILE{axis}", 1) if prefix else 1
+        if not _is_count(step) or step < 1:
+            return f"ZTILE{axis} = {step!r}, expected a whole number from 1"
+    return ""
+
+
+def _flaw_of_counts(header: Mapping[str, Any]) -> str:
+    for name, most in (("PCOUNT", None), ("GCOUNT", None), ("TFIELDS", _MOST_FIELDS)):
+        value = _card(header, name, 1)
+        if not _is_count(value) or (most is not None and value > most):
+            return f"{name} = {value!r}, expected 0{f' to {most}' if most else ' or more'}"
+    return ""
+
+
+def _card(header: Mapping[str, Any], name: str, default: Any) -> Any:
+    try:
+        return header.get(name, default)
+    except (fits.VerifyError, ValueError, KeyError) as error:
+        return str(error)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+class _Refused(fits.PrimaryHDU):  # type: ignore[misc]
+    """What astropy makes of a header with a flaw: an error that readers expect."""
+
+    def __init__(self, data: Any = None, header: Any = None, **_: Any) -> None:
+        raise OSError(f"its header says {flaw(header)}")
+
+    @classmethod
+    def match_header(cls, header: Mapping[str, Any]) -> bool:
+        return bool(flaw(header))
+
+
+fits.register_hdu(_Refused)
