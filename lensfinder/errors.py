@@ -6,8 +6,8 @@ Library code raises these; only :mod:`lensfinder.cli` prints them and exits with
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
-from typing import ClassVar
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
 
 
 class LensfinderError(Exception):
@@ -93,3 +93,51 @@ def nearest(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     return f"'{close[0]}'" if close else "one of " + ", ".join(f"'{n}'" for n in names)
+
+
+# What pydantic calls its complaints, in our words.
+_EXPECTED = {
+    "greater_than": "more than {gt:g}",
+    "greater_than_equal": "{ge:g} or more",
+    "less_than": "less than {lt:g}",
+    "less_than_equal": "{le:g} or less",
+    "multiple_of": "a multiple of {multiple_of:g}",
+    "finite_number": "a finite number",
+    "literal_error": "{expected}",
+    **dict.fromkeys(("int_parsing", "int_parsing_size", "int_type"), "a whole number"),
+    "int_from_float": "a whole number",
+    **dict.fromkeys(("float_parsing", "float_type"), "a number"),
+    **dict.fromkeys(("bool_parsing", "bool_type"), "true or false"),
+    **dict.fromkeys(("string_type", "string_unicode"), "text"),
+    "string_pattern_mismatch": "text that matches {pattern}",
+    "path_type": "a path",
+    **dict.fromkeys(("tuple_type", "list_type"), "a list"),
+    **dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), "a table"),
+    "too_short": "{min_length} or more values",
+    "too_long": "{max_length} or fewer values",
+    "missing": "a value; it is missing",
+}
+
+
+def in_words(problem: Mapping[str, Any]) -> str:
+    """Say what is wrong with a value, as pydantic found it: its type, and what was expected.
+
+    Parameters
+    ----------
+    problem : mapping
+        One of ``ValidationError.errors()``.
+
+    Returns
+    -------
+    str
+        ``"expected 1 or more (got 0)"``.
+    """
+    expected = _EXPECTED.get(problem["type"])
+    said = (
+        str(problem["msg"]).removeprefix("Value error, ")
+        if expected is None
+        else "expected " + expected.format(**problem.get("ctx", {}))
+    )
+    # A table as a whole says nothing of the part that is wrong or missing.
+    whole = isinstance(problem["input"], dict) and problem["type"] in ("missing", "value_error")
+    return said if whole or not problem["loc"] else f"{said} (got {problem['input']!r})"

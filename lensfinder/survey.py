@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from lensfinder.errors import RequestError, nearest
+from lensfinder.errors import RequestError, in_words, nearest
 
 Positive = Annotated[float, Field(gt=0)]
 
@@ -274,7 +274,16 @@ def load(name: str) -> Survey:
         raise RequestError(f"survey {name} can't be read as TOML: {error}") from error
     except ValidationError as error:
         problems = [
-            f"{'.'.join(map(str, item['loc'])) or 'survey'}: {item['msg']}"
+            f"{'.'.join(map(str, item['loc'])) or 'survey'}: {_describe(item)}"
             for item in error.errors()
         ]
         raise RequestError(f"survey {name}:\n  " + "\n  ".join(problems)) from error
+
+
+def _describe(problem: Any) -> str:
+    if problem["type"] != "extra_forbidden":
+        return in_words(problem)
+    *tables, key = map(str, problem["loc"])
+    parts = {"files": Files, "zero_point": ZeroPoint, "mask": MaskBits, "psf": Psf, "dust": Dust}
+    known = parts[tables[0]] if tables else Survey
+    return f"unknown key; expected {nearest(key, known.model_fields)}"

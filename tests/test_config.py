@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,37 @@ def test_every_error_is_reported_with_the_nearest_known_name(tmp_path: Path) -> 
 def test_what_cannot_be_read_is_refused(tmp_path: Path, text: str, complaint: str) -> None:
     with pytest.raises(RequestError, match=complaint.replace("[", r"\[")):
         config.load(write(tmp_path, text))
+
+
+WRONG = [None, "x", -1e12, 1e12, -0.5, math.nan, [], [None], ["x", 1], {}, {"a": [1, 2, 3]}, ""]
+
+
+@pytest.mark.parametrize("section", config.Config.model_fields)
+def test_whatever_is_wrong_is_said_in_our_words(section: str) -> None:
+    said = []
+    for key in config.section_model(section).model_fields:
+        for value in WRONG:
+            try:
+                config.load(None, (), {section: {key: value}})
+            except RequestError as error:
+                said += str(error).splitlines()[1:]
+    assert len(said) > 10
+    for line in said:
+        # How pydantic begins.
+        assert "should" not in line, line
+        assert "Input" not in line, line
+        assert line.startswith(f"  {section}"), line
+
+
+def test_a_bound_is_quoted_with_the_value_beyond_it() -> None:
+    with pytest.raises(RequestError) as caught:
+        config.load(None, ["cutout.size=7", "cutout.detect_sigma=0", "cutout.max_bad_fraction=1"])
+    for line in (
+        "cutout.size: expected 9 or more (got 7)",
+        "cutout.detect_sigma: expected more than 0 (got 0)",
+        "cutout.max_bad_fraction: expected less than 1 (got 1)",
+    ):
+        assert line in str(caught.value)
 
 
 def test_a_file_that_is_not_there_or_not_text_is_refused(tmp_path: Path) -> None:

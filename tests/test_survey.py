@@ -27,10 +27,17 @@ def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
     shipped = (resources.files("lensfinder") / "surveys" / "kids.toml").read_text()
     bad = shipped.replace("pixel_scale_arcsec = 0.2", "pixel_scale_arcsec = -1\ncolour = 1")
     bad = bad.replace("(?P<tile>", "(?P<tlie>").replace("value = 0.0", "")
+    bad = bad.replace("saturated = 2", "satrated = 2")
     (tmp_path / "own.toml").write_text(bad)
     with pytest.raises(RequestError) as caught:
         survey.load(str(tmp_path / "own.toml"))
-    for part in ("pixel_scale_arcsec", "colour", "needs the groups", "either value or card"):
+    for part in (
+        "pixel_scale_arcsec: expected more than 0 (got -1)",
+        "colour: unknown key; expected one of",
+        "mask.satrated: unknown key; expected 'saturated'",
+        "needs the groups",
+        "either value or card",
+    ):
         assert part in str(caught.value)
 
 

@@ -24,7 +24,7 @@ from lensfinder.config.simulate import SimulateConfig
 from lensfinder.config.slurm import SlurmConfig
 from lensfinder.config.targets import TargetsConfig
 from lensfinder.config.train import TrainConfig
-from lensfinder.errors import RequestError, nearest
+from lensfinder.errors import RequestError, in_words, nearest
 
 __all__ = [
     "STAGES",
@@ -165,7 +165,4 @@ def _describe(section: str, model: type[Section], item: Any) -> str:
     where = ".".join([section, *(str(part) for part in item["loc"])])
     if item["type"] == "extra_forbidden":
         return f"{where}: unknown key; expected {nearest(str(item['loc'][-1]), model.model_fields)}"
-    message = str(item["msg"]).removeprefix("Value error, ")
-    return f"{where}: {message}" + (
-        f" (got {item['input']!r})" if item["loc"] and not isinstance(item["input"], dict) else ""
-    )
+    return f"{where}: {in_words(item)}"

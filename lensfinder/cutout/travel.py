@@ -20,4 +20,5 @@ def from_plain(paths: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, Pa
 
 def meaning(survey: Survey) -> dict[str, Any]:
     """What a survey says of pixels; its title and its prose change nothing."""
-    return survey.model_dump(mode="json", exclude={"title", "source"})
+    prose: Any = {"title": True, "source": True, "dust": {"source"}}
+    return survey.model_dump(mode="json", exclude=prose)
