@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 from collections import Counter
@@ -126,17 +127,21 @@ def _check_pipeline(path: Path) -> tuple[dict[str, str], int]:
         findings |= found
         if config.cutout.catalog is not None:
             rows = len(tables.read_catalog(config.cutout.catalog, config.cutout.columns)["id"])
-            findings["catalogue"] = f"ok, {rows} rows"
+            findings["catalogue"] = f"ok, {_counted(rows, 'row')}"
     simulate = next(staged.simulate for _, stage, staged in steps if stage == "simulate")
     findings["population"] = _check_population(simulate.population)
     bands = survey.load(config.run.survey).choose_bands(simulate.bands)
     stamp_bytes = len(bands) * simulate.size**2 * 5
-    minutes = simulate.count * _MOCK_SECONDS / 60 / len(os.sched_getaffinity(0))
+    minutes = math.ceil(simulate.count * _MOCK_SECONDS / 60 / len(os.sched_getaffinity(0)))
     findings["mocks"] = (
         f"{simulate.count} of {simulate.size}² in {','.join(bands)}: "
-        f"{simulate.count * stamp_bytes / 1e9:.2f} GB, about {minutes:.0f} minutes here"
+        f"{simulate.count * stamp_bytes / 1e9:.2f} GB, about {_counted(minutes, 'minute')} here"
     )
     return findings, 3 if bad else 0
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _check_population(name: str) -> str:

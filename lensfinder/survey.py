@@ -284,6 +284,12 @@ def _describe(problem: Any) -> str:
     if problem["type"] != "extra_forbidden":
         return in_words(problem)
     *tables, key = map(str, problem["loc"])
-    parts = {"files": Files, "zero_point": ZeroPoint, "mask": MaskBits, "psf": Psf, "dust": Dust}
-    known = parts[tables[0]] if tables else Survey
+    parts: dict[str, type[_Part]] = {
+        "files": Files,
+        "zero_point": ZeroPoint,
+        "mask": MaskBits,
+        "psf": Psf,
+        "dust": Dust,
+    }
+    known: type[_Part] = parts[tables[0]] if tables else Survey
     return f"unknown key; expected {nearest(key, known.model_fields)}"

@@ -234,6 +234,7 @@ def plan_targets(
         # Completeness later is conditional on this.
         "selected_fraction": float(chosen.sum() / inside.sum()) if inside.any() else None,
         "dereddened": corrected,
+        "from": "detection" if catalog is None else "catalogue",
     }
     run.notes["selection"] = selection
     size = config.size

@@ -7,7 +7,7 @@ of its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,7 @@ def _stamp_units(run: Run, this: Survey, bands: tuple[str, ...]) -> list[Unit]:
         **dict.fromkeys(("catalogue", "inside", "selected"), sum(len(job.objects) for job in jobs)),
         "selected_fraction": 1.0,
         "dereddened": [],
+        "from": "stamps",
     }
     keys = {"bands": list(bands), "size": config.size, "max_bad_fraction": config.max_bad_fraction}
     return [
@@ -196,8 +197,7 @@ def finish(run: Run) -> Summary:
         run.folder,
         counts,
         [
-            f"cutout: {selection['catalogue']} objects listed, {selection['inside']} of them "
-            f"inside tiles, {selection['selected']} selected{share}; "
+            f"cutout: {_counted(selection)}, {selection['selected']} selected{share}; "
             f"{counts['ok']} ok, {counts['flagged']} flagged, {counts['rejected']} rejected, "
             f"{counts['failed']} failed",
             *damaged,
@@ -205,6 +205,15 @@ def finish(run: Run) -> Summary:
         # Damaged files are no one's choice: they are told as damaged tiles are.
         exit_code=0 if not damaged else 3 if counts["ok"] + counts["flagged"] else 2,
     )
+
+
+def _counted(selection: Mapping[str, Any]) -> str:
+    """Say how many objects there were to choose from, and whence."""
+    n, inside = selection["catalogue"], selection["inside"]
+    objects = f"{n} object{'' if n == 1 else 's'}"
+    if selection["from"] == "catalogue":
+        return f"{objects} listed, {inside} of them inside tiles"
+    return f"{objects} {'detected' if selection['from'] == 'detection' else 'in stamps'}"
 
 
 def _damaged_stamps(run: Run) -> list[str]:

@@ -272,6 +272,7 @@ def test_detection_on_a_stack_finds_what_no_band_shows(tmp_path: Path, command: 
         "--bands", "g,i",
     )  # fmt: skip
     assert said.code == 0, said.err
+    assert "cutout: 3 objects detected, 3 selected (100.0% of those); 3 ok" in said.out
     (product,) = products_of(tmp_path / "stack", "cutout")
     with shards.read(product) as shard:
         assert sorted(np.round(shard.catalog["x"]).tolist()) == [20, 40, 60]

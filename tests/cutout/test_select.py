@@ -87,8 +87,11 @@ def test_the_selected_share_stands_in_summary_and_index(
         **{"catalogue": 4, "inside": 3, "selected": 1},
         "selected_fraction": pytest.approx(1 / 3),
         "dereddened": ["r"],
+        "from": "catalogue",
     }
-    assert "33.3% of those" in said.out
+    assert "cutout: 4 objects listed, 3 of them inside tiles, 1 selected (33.3% of those); " in (
+        said.out
+    )
     (product,) = products_of(tmp_path / "out", "cutout")
     with shards.read(product) as shard:
         assert shard.catalog["id"].tolist() == ["t0"]
