@@ -26,7 +26,7 @@ from lensfinder.ledger import read_index
 pytestmark = pytest.mark.slurm
 CLUSTER = Path(__file__).with_name("cluster")
 UNAVAILABLE = 69
-PATIENCE_S = 300
+PATIENCE_S = 600
 
 PIPELINE = """
 [run]
