@@ -372,7 +372,8 @@ def execute(
             # Damaged, or made from something else: it must not pass for this unit's if that fails.
             unit.product.unlink(missing_ok=True)
         # A unit alone, such as a training, tells of its own progress or is soon done.
-        with run.progress(stage, len(left) if len(left) > 1 else 0, "units") as progress:
+        what = left[0].ingredients.get("stage", stage) if left else stage  # or its detection
+        with run.progress(what, len(left) if len(left) > 1 else 0, "units") as progress:
             for unit, result in engine.do(left, config.run.timeout_s):
                 failure = result if isinstance(result, Failure) else None
                 if isinstance(result, Receipt) and result.sha256:

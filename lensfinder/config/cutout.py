@@ -21,13 +21,3 @@ class CutoutConfig(TargetsConfig):
         "reject",
         description="A tile without one of the bands is rejected, or that band is NaN and masked.",
     )
-    resample: bool = Field(
-        False,
-        description="Resample bands on other pixel grids onto the reference band's, and say so in "
-        "the column resampled_bands; without it such tiles are refused.",
-    )
-    measure_psf: bool = Field(
-        False,
-        description="Measure the PSF on each tile's stars, where no PSF file or header tells it; "
-        "the column psf_source says what was used.",
-    )

@@ -58,3 +58,13 @@ class TargetsConfig(Section):
     max_bad_fraction: Fraction = Field(
         0.5, description="Reject a target with more than this fraction of masked pixels."
     )
+    resample: bool = Field(
+        False,
+        description="Resample bands on other pixel grids onto the reference band's, and say so in "
+        "the column resampled_bands; without it such tiles are refused.",
+    )
+    measure_psf: bool = Field(
+        False,
+        description="Measure the PSF on each tile's stars, where no PSF file or header tells it; "
+        "the column psf_source says what was used.",
+    )

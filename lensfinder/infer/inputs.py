@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lensfinder import schema, shards, tables, tiles
 from lensfinder.cutout import planning
-from lensfinder.cutout.extract import Stamps, extract
+from lensfinder.cutout.extract import Stamps, extract, psf_columns
 from lensfinder.cutout.stampfiles import stamps_of
 from lensfinder.infer import adapt
 from lensfinder.runs import Unit
@@ -53,7 +53,7 @@ def stream(unit: Unit, rows: int) -> Iterator[Chunk]:
         found = _of_stamp_files(unit, rows)
     else:
         found = _of_tile(unit, task["targets"], rows)
-    return (_adapted(chunk, task["adapt"]) for chunk in found)
+    return (_adapted(chunk, unit.ingredients["infer"]["adapt"]) for chunk in found)
 
 
 def pick(unit: Unit, ids: Sequence[str]) -> Chunk:
@@ -122,15 +122,19 @@ def _of_tile(unit: Unit, targets: Mapping[str, NDArray[Any]], rows: int) -> Iter
     task, keys = unit.task, unit.ingredients["infer"]
     survey = Survey.model_validate(task["survey"])
     files = TileFiles(task["tile"], planning.from_plain(task["paths"]))
-    with tiles.open_tile(files, survey, tuple(keys["bands"])) as tile:
+    with tiles.open_tile(files, survey, tuple(keys["bands"]), resample=keys["resample"]) as tile:
+        # Once: models and stars would take longer than cutting a few stamps.
+        psf = psf_columns(tile, targets["x"], targets["y"], measure=keys["measure_psf"])
         for start in range(0, max(len(targets["id"]), 1), rows):
+            some = slice(start, start + rows)
             yield _chunk_of(
                 extract(
                     tile,
-                    {name: values[start : start + rows] for name, values in targets.items()},
-                    task["size"],
+                    {name: values[some] for name, values in targets.items()},
+                    keys["size"],
                     pixel_scale_arcsec=survey.pixel_scale_arcsec,
                     max_bad_fraction=keys["max_bad_fraction"],
+                    psf={name: values[some] for name, values in psf.items()},
                 )
             )
 
@@ -145,7 +149,7 @@ def _of_stamp_files(unit: Unit, rows: int) -> Iterator[Chunk]:
                 {**task, "stamps": some},
                 survey,
                 tuple(keys["bands"]),
-                task["size"],
+                keys["size"],
                 max_bad_fraction=keys["max_bad_fraction"],
             )
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from lensfinder.ledger import INDEX, products_of, read_index
 from lensfinder.model import PIXEL_SCALE_TOLERANCE
 from lensfinder.runs import RUN, Run, Unit, fingerprint, ingredients
 
-VERSION = 3
+VERSION = 4
 # A tile streams by, however many targets it has; a unit is what a kill costs at most.
 _TARGETS_A_UNIT = 16_384
 
@@ -120,22 +120,37 @@ def _fit(
     }
 
 
-def _keys(section: InferConfig) -> dict[str, Any]:
-    return {name: getattr(section, name) for name in ("views", "keep_above", "embed", "precision")}
-
-
-def _task(run: Run) -> dict[str, Any]:
+def _unit(
+    run: Run,
+    name: str,
+    keys: Mapping[str, Any],
+    inputs: Mapping[str, Any],
+    task: Mapping[str, Any],
+    planned: int,
+) -> Unit:
+    """Make a unit: `keys` and `inputs` say what decides its scores beside the model and its use."""
     section = run.config.infer
-    return {
-        **run.notes["model"],
-        "views": section.views,
-        "batch_size": section.batch_size,
-        "embed": section.embed,
-        "keep_above": section.keep_above,
-        "half": section.precision == "half",
-        "compiled": section.compile,
-        "provenance": run.provenance,
-    }
+    used = {name: getattr(section, name) for name in ("views", "keep_above", "embed", "precision")}
+    return Unit(
+        stage="infer",
+        name=name,
+        product=run.product(f"{name}.parquet"),
+        ingredients=ingredients(
+            "infer",
+            VERSION,
+            {**used, **keys},
+            model_id=run.notes["model"]["model_id"],
+            **inputs,
+        ),
+        task={
+            **run.notes["model"],
+            "batch_size": section.batch_size,
+            "compiled": section.compile,
+            "provenance": run.provenance,
+            **task,
+        },
+        planned=planned,
+    )
 
 
 def _shard_units(paths: Sequence[Path], run: Run, models: Ensemble) -> Iterator[Unit]:
@@ -150,20 +165,9 @@ def _shard_units(paths: Sequence[Path], run: Run, models: Ensemble) -> Iterator[
             made_from = fingerprint(header.ingredients)
             planned = int(chosen(shard.catalog["split"], section.splits).sum())
         name = path.stem if names.count(path.stem) == 1 else f"{path.stem}.{number}"
-        yield Unit(
-            stage="infer",
-            name=name,
-            product=run.product(f"{name}.parquet"),
-            ingredients=ingredients(
-                "infer",
-                VERSION,
-                {**_keys(section), "splits": sorted(section.splits), "adapt": how},
-                shard=made_from,
-                model_id=models.model_id,
-            ),
-            task={**_task(run), "shard": str(path), "splits": section.splits, "adapt": how},
-            planned=planned,
-        )
+        keys = {"splits": sorted(section.splits), "adapt": how}
+        task = {"shard": str(path), "splits": section.splits}
+        yield _unit(run, name, keys, {"shard": made_from}, task, planned)
 
 
 def _plan_survey(run: Run, models: Ensemble) -> Iterator[list[Unit]]:
@@ -180,35 +184,18 @@ def _plan_survey(run: Run, models: Ensemble) -> Iterator[list[Unit]]:
     section = section.model_copy(update={"size": size, "bands": bands})
     bands = this.choose_bands(bands)
     keys = {
-        **_keys(section),
         "size": size,
         "bands": list(bands),
         "max_bad_fraction": section.max_bad_fraction,
         "adapt": how,
     }
+    if not this.stamps:
+        keys |= {"resample": section.resample, "measure_psf": section.measure_psf}
+    described = this.model_dump(mode="json")
 
     def unit_of(name: str, inputs: dict[str, Any], task: dict[str, Any], planned: int) -> Unit:
-        return Unit(
-            stage="infer",
-            name=name,
-            product=run.product(f"{name}.parquet"),
-            ingredients=ingredients(
-                "infer",
-                VERSION,
-                keys,
-                survey=planning.meaning(this),
-                model_id=models.model_id,
-                **inputs,
-            ),
-            task={
-                **_task(run),
-                **task,
-                "size": size,
-                "adapt": how,
-                "survey": this.model_dump(mode="json"),
-            },
-            planned=planned,
-        )
+        inputs = {"survey": planning.meaning(this), **inputs}
+        return _unit(run, name, keys, inputs, {**task, "survey": described}, planned)
 
     if this.stamps:
         jobs = run.share(planning.plan_stamps(section.inputs, this, bands))

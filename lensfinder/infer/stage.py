@@ -51,14 +51,15 @@ def do(unit: Unit) -> Receipt:
     from lensfinder.infer.ensemble import prepared
     from lensfinder.infer.score import Scorer
 
-    task = unit.task
+    task, keys = unit.task, unit.ingredients["infer"]
     torch.set_num_threads(parallel.threads())
     parallel.keep_buffers()
+    half = keys["precision"] == "half"
     models, notices = prepared(
-        tuple(task["models"]), task["model_id"], half=task["half"], compiled=task["compiled"]
+        tuple(task["models"]), task["model_id"], half=half, compiled=task["compiled"]
     )
     batch = min(forward.batch_size(member, task["batch_size"]) for member in models.members)
-    scorer = Scorer(models.members, batch, views=task["views"], embed=task["embed"])
+    scorer = Scorer(models.members, batch, views=keys["views"], embed=keys["embed"])
     bands, parts = models.spec.bands, []
     with scorer, closing(ahead(_measured(unit, max(batch, _CHUNK), bands))) as chunks:
         for chunk, statistics in chunks:
@@ -128,7 +129,7 @@ def _write(
         "rejected": dict(zip(reasons.tolist(), counts.tolist(), strict=True)),
         "notices": notices,
     }
-    keep_above = unit.task["keep_above"]
+    keep_above = unit.ingredients["infer"]["keep_above"]
     if keep_above is not None:
         about["keep_above"] = keep_above
         # What has no score is listed with its reason, however low the others are.

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from skies import tan_wcs, write_kids_tile, write_targets
 
 from lensfinder import checkpoint, networks, schema, shards, tables
 from lensfinder.commit import write_json
@@ -102,6 +103,39 @@ def test_tiles_give_the_scores_of_their_cutouts(
         infer={"inputs": sample["tiles"], "catalog": sample["catalog"], "model": (model[1],)},
     )
     assert_same(scores_of(scored), scores_of(tmp_path))
+
+
+def test_bands_are_resampled_and_psfs_measured_as_for_cutouts(
+    model: tuple[Model, Path], tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(4)
+    side, apart = 280, 40
+    places = np.mgrid[30 : side - 30 : apart, 30 : side - 30 : apart].reshape(2, -1).T
+    places = places + rng.uniform(-0.5, 0.5, places.shape)
+    y, x = np.mgrid[:side, :side]
+    wcs, beside = tan_wcs(10.0, 0.0, (side, side)), tan_wcs(10.0, 0.0, (side, side))
+    beside.wcs.crpix = beside.wcs.crpix + 2.5
+    for band, own, shift in (("g", beside, 2.5), ("r", wcs, 0.0), ("i", wcs, 0.0)):
+        image = rng.normal(size=(side, side))
+        for x0, y0 in places + shift:
+            image += 300 * np.exp(-((x - x0) ** 2 + (y - y0) ** 2) / (2 * 1.8**2))
+        write_kids_tile(tmp_path / "tiles", "10_0", {band: image * 2e-12}, own)
+    write_targets(tmp_path / "targets.csv", *wcs.all_pix2world(places, 0).T)
+    how = {"catalog": tmp_path / "targets.csv", "resample": True, "measure_psf": True}
+    tiles = (tmp_path / "tiles",)
+    run("cutout", tmp_path / "c", cutout={**how, "tiles": tiles, "size": SIZE, "bands": BANDS})
+    infer = {"model": (model[1],), "candidates": 5}
+    run("infer", tmp_path / "a", infer={**infer, "inputs": (tmp_path / "c",)})
+    run("infer", tmp_path / "b", infer={**infer, **how, "inputs": tiles})
+    assert_same(scores_of(tmp_path / "a"), scores_of(tmp_path / "b"))
+    a, b = (tables.read_columns(products_of(tmp_path / name)[0]) for name in "ab")
+    for name in ("psf_fwhm_g_arcsec", "psf_fwhm_r_arcsec", "psf_source", "resampled_bands"):
+        by_id = dict(zip(a["id"], a[name], strict=True))
+        assert [by_id[one] for one in b["id"]] == b[name].tolist()
+    assert set(b["psf_source"]) == {"stars"}
+    assert set(b["resampled_bands"]) == {"g"}
+    without = {**infer, **how, "resample": False, "inputs": tiles}
+    assert run("infer", tmp_path / "refused", infer=without).exit_code == 2
 
 
 @pytest.mark.parametrize(

@@ -150,6 +150,50 @@ def test_workers_that_die_in_the_middle_change_nothing(
     assert_same_catalogue(tmp_path, whole)
 
 
+DIES_AT_ITS_SECOND = """
+import os, signal
+from lensfinder.infer import stage
+
+done, do = [], stage.do
+
+def once(unit):
+    if done:
+        os.kill(os.getpid(), signal.SIGKILL)
+    done.append(unit.name)
+    return do(unit)
+
+stage.do = once
+"""
+
+
+def test_once_all_workers_are_gone_the_run_stops_and_can_go_on(
+    sky: Sky, whole: Path, tmp_path: Path
+) -> None:
+    preload = tmp_path / "dies.py"
+    preload.write_text(DIES_AT_ITS_SECOND)
+    folder = tmp_path / "scores"
+    with LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address=None) as cluster:
+        address = cluster.scheduler_address
+        worker = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--no-nanny"]
+        worker += ["--nthreads", "1", "--no-dashboard", "--preload", str(preload)]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        workers = [subprocess.Popen([*worker, "--local-directory", str(tmp_path)], **quiet)
+                   for _ in range(2)]  # fmt: skip
+        stopped = subprocess.run(
+            [*command(sky, folder), "--engine", address, "--workers-timeout-s", "5"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert [one.wait(60) for one in workers] == [-signal.SIGKILL] * 2
+    assert stopped.returncode == 75, stopped.stderr
+    assert "no worker was there for 5 s" in stopped.stderr
+    assert "run the same command to go on" in stopped.stderr
+    assert len(list(folder.glob("products/*.parquet"))) == 2
+    infer(sky, folder)
+    assert_same_catalogue(folder, whole)
+
+
 def test_two_runs_into_one_folder_end_well(sky: Sky, whole: Path, tmp_path: Path) -> None:
     both = [
         subprocess.Popen(
