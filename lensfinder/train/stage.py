@@ -31,6 +31,7 @@ from lensfinder.train.distribute import Ranks
 from lensfinder.train.fresh import streaming
 from lensfinder.train.network import weights_from
 from lensfinder.train.order import Index, batches_of
+from lensfinder.train.seeing import median_fwhm_arcsec
 from lensfinder.train.settings import Settings
 from lensfinder.train.states import States
 
@@ -205,6 +206,7 @@ def train_and_save(ranks: Ranks, stop: Stop, unit: Unit) -> None:
                 "world_size": ranks.world,
                 "devices": devices,
                 "stamps": {"train": len(train_N), "val": len(val_N)},
+                "psf_fwhm_arcsec": median_fwhm_arcsec(stamps, train_N),
                 "epochs": len(outcome.history),
                 "best": outcome.history[outcome.best_epoch - 1],
             },
