@@ -11,8 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from lensfinder import __version__, disks, survey, tables, tiles
-from lensfinder.config import Config, load
+from lensfinder import __version__, disks, slurm, survey, tables, tiles
+from lensfinder.config import Config, SlurmConfig, load
 from lensfinder.cutout.planning import plan_stamps
 from lensfinder.errors import LensfinderError, UnitError
 
@@ -129,6 +129,10 @@ def _check_pipeline(path: Path) -> tuple[dict[str, str], int]:
             rows = len(tables.read_catalog(config.cutout.catalog, config.cutout.columns)["id"])
             findings["catalogue"] = f"ok, {_counted(rows, 'row')}"
     simulate = next(staged.simulate for _, stage, staged in steps if stage == "simulate")
+    if config.slurm != SlurmConfig():
+        jobs = slurm.jobs_of(steps, Path(path.stem), config.slurm, "lensfinder run")
+        findings["slurm"], refused = _check_jobs(jobs)
+        bad += refused
     findings["population"] = _check_population(simulate.population)
     bands = survey.load(config.run.survey).choose_bands(simulate.bands)
     stamp_bytes = len(bands) * simulate.size**2 * 5
@@ -142,6 +146,16 @@ def _check_pipeline(path: Path) -> tuple[dict[str, str], int]:
 
 def _counted(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _check_jobs(jobs: Sequence[slurm.Job]) -> tuple[str, int]:
+    refused = slurm.refusals(jobs)
+    if refused is None:
+        return "there is no sbatch here to ask", 0
+    if refused:
+        listed = "; ".join(f"{name}: {why}" for name, why in refused.items())
+        return f"would fail: {listed}", len(refused)
+    return f"ok, it would run these {len(jobs)} jobs", 0
 
 
 def _check_population(name: str) -> str:

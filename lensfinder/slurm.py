@@ -206,6 +206,31 @@ def submit(jobs: Sequence[Job], output: Path) -> dict[str, str]:
     return numbers
 
 
+def refusals(jobs: Sequence[Job]) -> dict[str, str] | None:
+    """Ask Slurm which jobs it would never run; None where there is no sbatch.
+
+    Returns
+    -------
+    dict of job name to str
+        What sbatch says against it.
+    """
+    if shutil.which("sbatch") is None:
+        return None
+    found = {}
+    for job in jobs:
+        said = subprocess.run(
+            ["sbatch", "--test-only"],  # noqa: S607
+            input=job.script,
+            capture_output=True,
+            text=True,
+            check=False,
+            env=_environment(),
+        )
+        if said.returncode != 0:
+            found[job.name] = " ".join(said.stderr.split())
+    return found
+
+
 def _require_sbatch() -> None:
     if shutil.which("sbatch") is None:
         raise RequestError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -88,6 +89,26 @@ def test_a_refused_job_takes_those_before_it_along(
     assert said.code == 2
     assert "no such partition" in said.err
     assert (tmp_path / "cancelled").read_text().split() == ["1", "2"]
+
+
+def test_check_asks_whether_the_jobs_would_run(
+    root: Path, tmp_path: Path, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = tmp_path / "mine.toml"
+    pipeline.write_text('[simulate]\ncount = 128\n[slurm]\ntrain_options = ["--qos=none"]\n')
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "there is no sbatch here" in command("check", pipeline).out
+    (tmp_path / "sbatch").write_text(
+        '#!/bin/bash\n[[ $(</dev/stdin) != *qos* ]] || { echo "no such\n qos" >&2; exit 1; }\n'
+    )
+    (tmp_path / "sbatch").chmod(0o755)
+    said = command("check", pipeline)
+    assert said.code == 3
+    assert re.search(r"slurm +would fail: train: no such qos\n", said.out)
+    pipeline.write_text("[simulate]\ncount = 128\n[slurm]\nparts = 2\n")
+    said = command("check", pipeline)
+    assert said.code == 0
+    assert re.search(r"slurm +ok, it would run these \d+ jobs\n", said.out)
 
 
 @pytest.mark.parametrize(
