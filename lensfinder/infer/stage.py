@@ -22,6 +22,7 @@ from lensfinder.errors import RequestError
 from lensfinder.infer import histogram, products
 from lensfinder.infer.ahead import ahead
 from lensfinder.infer.inputs import Chunk, planned_ids, stream
+from lensfinder.infer.reach import reach
 from lensfinder.ledger import close_ledger
 from lensfinder.runs import Receipt, Run, Summary, Unit, fingerprint
 
@@ -131,7 +132,16 @@ def _write(
     }
     keep_above = unit.ingredients["infer"]["keep_above"]
     if keep_above is not None:
-        about["keep_above"] = keep_above
+        scored_flags = columns["flags"][np.isfinite(logit)]
+        seen = (scored_flags & schema.FLAG_SEEN_IN_TRAINING) != 0
+        adapted = (scored_flags & schema.FLAG_ADAPTED) != 0
+        # What the report would otherwise ask of the rows.
+        about |= {
+            "keep_above": keep_above,
+            "seen_in_training": int(seen.sum()),
+            "adapted": int((adapted & ~seen).sum()),
+            "reach": reach(columns),
+        }
         # What has no score is listed with its reason, however low the others are.
         kept = rejected | (logit > keep_above)
         columns = {name: values[kept] for name, values in columns.items()}

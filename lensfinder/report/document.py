@@ -146,6 +146,12 @@ def _sky(sky: SkyMeasured) -> dict[str, Any]:
         "comparison": {**asdict(sky.comparison), "differs_by": DIFFERS_BY},
         "area": asdict(sky.area),
         "budget": sky.budget and asdict(sky.budget),
+        "not_kept": sky.not_kept
+        and {
+            "keep_above": sky.not_kept.keep_above,
+            "n": int(sky.not_kept.scored.count_B.sum()),
+            "n_above_operating": sky.n_unlisted,
+        },
     }
 
 
@@ -166,7 +172,9 @@ def _audits(
             "flagged": audits.is_shortcut(sky.separability),
         },
         "drift_distance": audits.DRIFT_DISTANCE,
-        "drifts": sky and [asdict(drift) for drift in sky.drifts],
+        "drifts": None
+        if sky is None or sky.drifts is None
+        else [asdict(drift) for drift in sky.drifts],
     }
 
 

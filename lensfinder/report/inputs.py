@@ -9,12 +9,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lensfinder import runs, shards, tables
+from lensfinder import runs, schema, shards, tables
 from lensfinder.commit import sha256_of
 from lensfinder.errors import MismatchError, RequestError
+from lensfinder.infer import histogram
+from lensfinder.infer.reach import add as add_reaches
 from lensfinder.ledger import products_of
 from lensfinder.report.calibration import Calibration
+from lensfinder.report.inspection import area_of_reach
+from lensfinder.report.logits import Counted
 from lensfinder.report.measure import leaking_ids
+from lensfinder.report.sky import NotKept
 
 CANDIDATE_STAMPS = "candidates.h5"
 _TEXT = ("id", "tile", "kind", "split", "host_id", "source_id")
@@ -109,12 +114,11 @@ def read_scores(paths: Sequence[Path], role: str) -> dict[str, NDArray[Any]]:
                 f"{path} has no column {', '.join(missing)}", "scores that `lensfinder infer` wrote"
             )
         limit = (tables.read_metadata(path) or {}).get("keep_above")
-        if limit is not None:
+        if limit is not None and role == "mocks":
             raise RequestError(
-                f"{path} holds only the objects with a logit above {limit:g}",
-                "all scores, since rates are shares of all objects",
-                "Run `lensfinder infer` without --keep-above on some of the tiles, and report "
-                "these; ranked.parquet lists the best of the others.",
+                f"{path} holds only the mocks with a logit above {limit:g}",
+                "the scores of all mocks, since rates are shares of all of them",
+                "Run `lensfinder infer` on the mocks without --keep-above.",
             )
         parts.append(part)
     columns = tables.concatenate(parts)
@@ -131,6 +135,67 @@ def read_scores(paths: Sequence[Path], role: str) -> dict[str, NDArray[Any]]:
                 "one row for each object",
             )
     return columns
+
+
+def not_kept(paths: Sequence[Path], columns: Mapping[str, NDArray[Any]]) -> NotKept | None:
+    """Read what ``infer --keep-above`` says of the objects that it counted without keeping them.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+        Of the sky's scores.
+    columns : mapping of str to arrays of shape (N,)
+        ``logit`` and ``flags`` of the objects that were kept.
+
+    Returns
+    -------
+    NotKept or None
+        None where all objects were kept.
+
+    Raises
+    ------
+    RequestError
+        If the files do not agree, or do not tell.
+    """
+    stored = [tables.read_metadata(path) or {} for path in paths]
+    limits = {one.get("keep_above") for one in stored}
+    if limits == {None}:
+        return None
+    if len(limits) > 1 or not all("reach" in one and "histogram" in one for one in stored):
+        given = ", ".join(sorted(map(str, limits)))
+        raise RequestError(
+            f"the sky's scores were not all written with one --keep-above ({given})",
+            "scores of one run of this version",
+            "Run `lensfinder infer` again, with --force.",
+        )
+    (limit,) = limits
+    # As numpy compares it with float32 logits.
+    limit = float(np.float32(limit))
+    whole = histogram.add([one["histogram"] for one in stored])
+    seen = (columns["flags"] & schema.FLAG_SEEN_IN_TRAINING) != 0
+    adapted = ((columns["flags"] & schema.FLAG_ADAPTED) != 0) & ~seen
+    kept = histogram.histogram(columns["logit"], ~seen & ~adapted)
+    left = {
+        name: Counted.of(whole, np.array(whole[name]) - _aligned(kept, name, whole), limit)
+        for name in ("scored", "clean")
+    }
+    scored = np.isfinite(columns["logit"])
+    return NotKept(
+        keep_above=limit,
+        **left,
+        n_seen_in_training=sum(o["seen_in_training"] for o in stored) - int((seen & scored).sum()),
+        n_adapted=sum(o["adapted"] for o in stored) - int((adapted & scored).sum()),
+        area=area_of_reach(add_reaches([one["reach"] for one in stored])),
+    )
+
+
+def _aligned(part: Mapping[str, Any], name: str, whole: Mapping[str, Any]) -> NDArray[np.int64]:
+    """Counts of `part` in the bins of `whole`, which holds it."""
+    counts = np.zeros(len(whole[name]), np.int64)
+    start = part["first"] - whole["first"]
+    if any(part[name]):
+        counts[start : start + len(part[name])] = part[name]
+    return counts
 
 
 def calibration_of(paths: Sequence[Path]) -> Calibration | None:

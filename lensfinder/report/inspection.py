@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import chi2
 
+from lensfinder.infer.reach import Reach, reach
 from lensfinder.report.estimates import CONFIDENCE, Estimate, fraction
+from lensfinder.report.logits import Logits
 from lensfinder.report.thresholds import purity_at_prevalence
 
 # Fewer targets do not show how far a tile reaches.
@@ -92,26 +94,26 @@ def area_of_targets(columns: Mapping[str, NDArray[Any]]) -> Area:
     columns : mapping of str to arrays of shape (N,)
         ``tile``, ``x``, ``y`` (pixel), ``ra``, ``dec`` (deg).
     """
-    placed = np.all([np.isfinite(columns[name]) for name in ("x", "y", "ra", "dec")], axis=0)
-    placed &= columns["tile"] != ""
-    tiles, tile_N = np.unique(columns["tile"][placed], return_inverse=True)
-    if len(tiles) == 0:
+    return area_of_reach(reach(columns))
+
+
+def area_of_reach(reached: Reach) -> Area:
+    """Solid angle from how far targets are known to reach; see `area_of_targets`."""
+    if not reached:
         return Area(None, "the sky's scores name no tiles; give area_deg2")
-    x_N, y_N, ra_N, dec_N = (columns[name][placed] for name in ("x", "y", "ra", "dec"))
-    order = np.argsort(tile_N, kind="stable")
     deg2 = 0.0
-    for rows in np.split(order, np.flatnonzero(np.diff(tile_N[order])) + 1):
-        if len(rows) < _FEWEST_IN_TILE:
+    for tile in reached.values():
+        if tile["n"] < _FEWEST_IN_TILE:
             return Area(None, f"a tile has fewer than {_FEWEST_IN_TILE} targets; give area_deg2")
-        x, y = x_N[rows], y_N[rows]
-        first, last = rows[np.argmin(x + y)], rows[np.argmax(x + y)]
-        pixels = math.hypot(x_N[last] - x_N[first], y_N[last] - y_N[first])
+        (x_1, y_1, *place_1), (x_2, y_2, *place_2) = tile["first"], tile["last"]
+        pixels = math.hypot(x_2 - x_1, y_2 - y_1)
         if pixels == 0.0:
             return Area(None, "the targets of a tile share one pixel; give area_deg2")
-        scale_deg = _separation_deg(ra_N[first], dec_N[first], ra_N[last], dec_N[last]) / pixels
-        reach = (len(rows) + 1) / (len(rows) - 1)
-        deg2 += float(np.ptp(x) * np.ptp(y)) * (reach * scale_deg) ** 2
-    tiled = f"{len(tiles):,} tile{'' if len(tiles) == 1 else 's'}"
+        scale_deg = _separation_deg(*place_1, *place_2) / pixels
+        widened = (tile["n"] + 1) / (tile["n"] - 1)
+        sides = (tile["x"][1] - tile["x"][0]) * (tile["y"][1] - tile["y"][0])
+        deg2 += sides * (widened * scale_deg) ** 2
+    tiled = f"{len(reached):,} tile{'' if len(reached) == 1 else 's'}"
     return Area(deg2, f"estimated from how far the targets reach in {tiled}")
 
 
@@ -152,7 +154,7 @@ def workload(
 
 
 def within_budget(
-    sky_logit_N: NDArray[np.floating],
+    sky: Logits,
     lens_logit_P: NDArray[np.floating],
     negative_logit_M: NDArray[np.floating],
     *,
@@ -164,18 +166,17 @@ def within_budget(
 
     Parameters
     ----------
-    sky_logit_N, lens_logit_P, negative_logit_M : float arrays
-        Finite logits of the sky, and of the mocks' test split.
+    sky : Logits
+        Of the sky. Where no more than a bin is known, its upper end is the threshold.
+    lens_logit_P, negative_logit_M : float arrays
+        Finite logits of the mocks' test split.
     hours, per_hour : float
         Both above 0.
     prevalence : float
         Fraction of lenses among targets on the sky, in (0, 1).
     """
     n_inspected = math.floor(hours * per_hour + 1e-9)
-    n = len(sky_logit_N)
-    cut = None
-    if n_inspected < n:
-        cut = float(np.partition(sky_logit_N, n - 1 - n_inspected)[n - 1 - n_inspected])
+    cut = sky.highest(n_inspected)[1] if n_inspected < len(sky) else None
     above = -math.inf if cut is None else cut
 
     def rates(confidence: float) -> tuple[Estimate, Estimate]:
@@ -191,7 +192,7 @@ def within_budget(
         hours=hours,
         n_inspected=n_inspected,
         logit=cut,
-        n_candidates=int(np.sum(sky_logit_N > above)),
+        n_candidates=sky.above(above)[1],
         fpr=fpr,
         tpr=tpr,
         purity=purity_at_prevalence(*rates(math.sqrt(CONFIDENCE)), prevalence),

@@ -21,6 +21,7 @@ def cross_match(
     sky: Mapping[str, NDArray[Any]],
     ranked_R: NDArray[np.intp],
     cut: float | None,
+    keep_above: float | None = None,
 ) -> dict[str, Any]:
     """Recall and rank of known lenses.
 
@@ -34,6 +35,8 @@ def cross_match(
         Rows of the scored sky objects, best first.
     cut : float or None
         Operating threshold in logit.
+    keep_above : float, optional
+        Where objects with a lower logit have no row: which lenses were targets is not known then.
 
     Returns
     -------
@@ -75,22 +78,30 @@ def cross_match(
         "radius_arcsec": MATCH_RADIUS_ARCSEC,
         "covered_radius_arcmin": COVERED_RADIUS_ARCMIN,
         "n": len(lenses["id"]),
-        **_counts(rows, cut),
+        **_counts(rows, cut, keep_above),
         "grades": [
-            {"grade": grade, **_counts([row for row in rows if row["grade"] == grade], cut)}
+            {
+                "grade": grade,
+                **_counts([row for row in rows if row["grade"] == grade], cut, keep_above),
+            }
             for grade in sorted({row["grade"] for row in rows})
         ],
         "rows": rows,
     }
 
 
-def _counts(rows: list[dict[str, Any]], cut: float | None) -> dict[str, Any]:
+def _counts(
+    rows: list[dict[str, Any]], cut: float | None, keep_above: float | None
+) -> dict[str, Any]:
     n_targets = sum(row["rank"] is not None for row in rows)
     n_above = sum(row["above"] for row in rows)
     recall = Estimate(None, n=n_targets, reason="there is no threshold")
     if cut is not None:
         recall = fraction(n_above, n_targets, "known lenses among the targets")
     selected = fraction(n_targets, len(rows), "known lenses in the area")
+    if keep_above is not None:
+        reason = f"only objects with a logit above {keep_above:g} were kept"
+        recall = selected = Estimate(None, n=len(rows), reason=reason)
     return {
         "n_covered": len(rows),
         "n_targets": n_targets,

@@ -16,6 +16,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from lensfinder.report.bootstrap import RocDraws, roc_draws
 from lensfinder.report.estimates import CONFIDENCE, Estimate, fraction
+from lensfinder.report.logits import Counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,13 +222,19 @@ def tpr_before(
     return Estimate(tpr.value, tpr.low, tpr.high, n_negatives)
 
 
-def histograms(logits: Mapping[str, NDArray[np.floating]], n_bins: int = 48) -> dict[str, Any]:
+def histograms(
+    logits: Mapping[str, NDArray[np.floating]],
+    counted: Mapping[str, Counted] | None = None,
+    n_bins: int = 48,
+) -> dict[str, Any]:
     """Counts of each set of logits in common equal bins.
 
     Parameters
     ----------
     logits : mapping of str to float arrays
         Finite logits, each set under its name; all may be empty.
+    counted : mapping of str to Counted, optional
+        Objects of a set of which no more than a narrow bin is known: they are drawn at its middle.
     n_bins : int
         Number of bins from the lowest logit of all to the highest.
 
@@ -237,6 +244,11 @@ def histograms(logits: Mapping[str, NDArray[np.floating]], n_bins: int = 48) -> 
         ``edges`` (n_bins + 1,), and ``counts``: (n_bins,) of every set that is not empty. Nothing
         where all are empty.
     """
+    weights = {name: np.ones(len(values)) for name, values in logits.items()}
+    logits = dict(logits)
+    for name, more in (counted or {}).items():
+        logits[name] = np.concatenate([logits[name], (more.low_B + more.high_B) / 2])
+        weights[name] = np.concatenate([weights[name], more.count_B])
     shown = {name: values for name, values in logits.items() if len(values)}
     if not shown:
         return {}
@@ -244,5 +256,8 @@ def histograms(logits: Mapping[str, NDArray[np.floating]], n_bins: int = 48) -> 
     high = max(float(values.max()) for values in shown.values())
     pad = 0.5 if high == low else 0.0
     edges = np.linspace(low - pad, high + pad, n_bins + 1)
-    counts = {name: np.histogram(values, edges)[0] for name, values in shown.items()}
+    counts = {
+        name: np.histogram(values, edges, weights=weights[name])[0].astype(np.int64)
+        for name, values in shown.items()
+    }
     return {"edges": edges, "counts": counts}

@@ -73,21 +73,24 @@ def make(unit: Unit) -> Receipt:
     )  # fmt: skip
     calibrated = inputs.calibration_of([Path(path) for path in task["files"]["mocks"]])
 
-    sky = listed = matched = None
+    sky = listed = matched = left = None
     above: list[dict[str, Any]] = []
     stamps: list[bandpixels.CodedStamp | None] = []
     stamp_bands: Sequence[str] = ()
     if "sky" in scores:
+        left = inputs.not_kept([Path(path) for path in task["files"]["sky"]], scores["sky"])
         sky = unlabelled.measure_sky(
             scores["sky"], measured, used, prevalence=prevalence,
             per_hour=keys["inspect_per_hour"], hours=keys["inspect_hours"],
-            area_deg2=keys["area_deg2"], seed=seed, **_KEPT_OUT,
+            area_deg2=keys["area_deg2"], seed=seed, not_kept=left, **_KEPT_OUT,
         )  # fmt: skip
         ranked_R = _ranked(scores["sky"])
         cut = measured.operating_logit
         if task["known"]:
             lenses = inputs.read_known(Path(task["known"]))
-            matched = known.cross_match(lenses, scores["sky"], ranked_R, cut)
+            matched = known.cross_match(
+                lenses, scores["sky"], ranked_R, cut, left.keep_above if left else None
+            )
         above, rows = _listed(scores["sky"], ranked_R, cut, keys["name_prefix"], matched)
         _add_probabilities(above if len(above) > len(rows) else rows, calibrated, prevalence)
         stamps = [None] * len(rows)
@@ -95,7 +98,9 @@ def make(unit: Unit) -> Receipt:
             stamps, stamp_bands = _coded(Path(task["stamps"]), rows)
         listed = {"n_above": len(above), "rows": rows}
 
-    histograms = metrics.histograms(_logits(measured, used, scores.get("sky")))
+    histograms = metrics.histograms(
+        _logits(measured, used, scores.get("sky")), {"sky": left.scored} if left else {}
+    )
     content = document.build(
         measured=measured,
         sky=sky,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from lensfinder.report.inspection import (
     within_budget,
     workload,
 )
+from lensfinder.report.logits import COUNTED_IN_BINS, NOTHING, Counted, Logits
 from lensfinder.report.measure import Columns, Measured
 
 # From this factor on the mocks' rate is not the sky's.
@@ -46,6 +47,30 @@ class Comparison:
     is_weighted: bool
     ratio: float | None
     differs: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NotKept:
+    """Objects that ``infer --keep-above`` counted without keeping them.
+
+    Attributes
+    ----------
+    keep_above : float
+        Only objects with a higher logit were kept.
+    scored, clean : Counted
+        All others with a score; and those of them that may bound a rate.
+    n_seen_in_training, n_adapted : int
+        Those that may not, each under one cause.
+    area : Area
+        In which all targets lie, kept or not.
+    """
+
+    keep_above: float
+    scored: Counted
+    clean: Counted
+    n_seen_in_training: int
+    n_adapted: int
+    area: Area
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +103,12 @@ class SkyMeasured:
         How well mock negatives are told from the sky.
     separability_by : str
         By what.
-    drifts : list of Drift
-        Statistics of the inputs.
+    drifts : list of Drift or None
+        Statistics of the inputs; None where only some of the objects were kept.
+    not_kept : NotKept or None
+        Objects that are known by their number alone.
+    n_unlisted : int or None
+        How many of those pass the operating threshold, at most; None without one.
     """
 
     n_scored: int
@@ -96,7 +125,9 @@ class SkyMeasured:
     budget: Budget | None
     separability: audits.Probe
     separability_by: str
-    drifts: list[audits.Drift]
+    drifts: list[audits.Drift] | None
+    not_kept: NotKept | None
+    n_unlisted: int | None
 
 
 def measure_sky(
@@ -111,6 +142,7 @@ def measure_sky(
     seed: int,
     seen_in_training_bit: int,
     adapted_bit: int,
+    not_kept: NotKept | None = None,
 ) -> SkyMeasured:
     """Measure the sky against the mocks.
 
@@ -135,38 +167,51 @@ def measure_sky(
         Of the audits.
     seen_in_training_bit, adapted_bit : int
         Bits of ``flags`` that keep an object out of what bounds the rates.
+    not_kept : NotKept, optional
+        What is known of objects that have no row in ``columns``.
     """
     scored_N = np.isfinite(columns["logit"])
     flags_S = columns["flags"][scored_N]
     seen_S = (flags_S & seen_in_training_bit) != 0
     adapted_S = ((flags_S & adapted_bit) != 0) & ~seen_S
     kept = np.flatnonzero(scored_N)[~seen_S & ~adapted_S]
-    logit_S = columns["logit"][scored_N].astype(np.float64)
-    logit_K = columns["logit"][kept].astype(np.float64)
-    area = area_of_targets(columns) if area_deg2 is None else Area(area_deg2, "as given")
+    scored = Logits.of(columns["logit"][scored_N], not_kept.scored if not_kept else NOTHING)
+    clean = Logits.of(columns["logit"][kept], not_kept.clean if not_kept else NOTHING)
+    if area_deg2 is not None:
+        area = Area(area_deg2, "as given")
+    else:
+        area = area_of_targets(columns) if not_kept is None else not_kept.area
     lens_logit_P, negative_logit_M = (
         used["logit"][used["label"] == label].astype(np.float64) for label in (1, 0)
     )
-    above_operating = _above(logit_K, measured.operating_logit)
+    above_operating = _above(clean, measured.operating_logit)
     negatives = {name: values[used["label"] == 0] for name, values in used.items()}
     audited = {name: values[kept] for name, values in columns.items() if name in used}
-    separability, by = audits.mocks_against_sky(negatives, audited, seed=seed)
+    drifts = None
+    if not_kept is None:
+        separability, by = audits.mocks_against_sky(negatives, audited, seed=seed)
+        drifts = audits.drifts(negatives, audited)
+    else:
+        # The best-ranked are no sample of the sky.
+        reason = f"of the sky, only objects with a logit above {not_kept.keep_above:g} were kept"
+        separability, by = audits.Probe(Estimate(None, reason=reason), 0, 0, []), "nothing"
+    operating = measured.operating_logit
     cuts = [point.logit for point in measured.points]
     return SkyMeasured(
-        n_scored=int(scored_N.sum()),
+        n_scored=len(scored),
         n_not_scored=int(np.sum(~scored_N)),
-        n_seen_in_training=int(seen_S.sum()),
-        n_adapted=int(adapted_S.sum()),
+        n_seen_in_training=int(seen_S.sum()) + (not_kept.n_seen_in_training if not_kept else 0),
+        n_adapted=int(adapted_S.sum()) + (not_kept.n_adapted if not_kept else 0),
         above_operating=above_operating,
-        above_points=[_above(logit_K, cut) for cut in cuts],
+        above_points=[_above(clean, cut) for cut in cuts],
         purities=[
-            _purity(logit_K, lens_logit_P, point.logit, prevalence) for point in measured.points
+            _purity(clean, lens_logit_P, point.logit, prevalence) for point in measured.points
         ],
         workloads=[
-            workload(None if cut is None else int(np.sum(logit_S > cut)), area, per_hour)
+            workload(None if cut is None else scored.above(cut)[1], area, per_hour)
             for cut in cuts
         ],
-        quantiles=[thresholds.sky_quantile(logit_K, point.fpr_asked) for point in measured.points],
+        quantiles=[thresholds.sky_quantile(clean, point.fpr_asked) for point in measured.points],
         comparison=compare(
             measured.operating_fpr, above_operating, measured.weighted.rate.value is not None
         ),
@@ -174,12 +219,16 @@ def measure_sky(
         budget=None
         if hours is None
         else within_budget(
-            logit_S, lens_logit_P, negative_logit_M,
+            scored, lens_logit_P, negative_logit_M,
             hours=hours, per_hour=per_hour, prevalence=prevalence,
         ),
         separability=separability,
         separability_by=by,
-        drifts=audits.drifts(negatives, audited),
+        drifts=drifts,
+        not_kept=not_kept,
+        n_unlisted=None
+        if operating is None
+        else scored.above(operating)[1] - int(np.sum(scored.kept_K > operating)),
     )  # fmt: skip
 
 
@@ -205,14 +254,20 @@ def compare(mocks: Estimate, sky: Estimate, is_weighted: bool) -> Comparison:
     return Comparison(mocks, sky, is_weighted, ratio, differs)
 
 
-def _above(logit_K: NDArray[np.float64], cut: float | None) -> Estimate:
+def _above(sky: Logits, cut: float | None, confidence: float = CONFIDENCE) -> Estimate:
     if cut is None:
-        return Estimate(None, n=len(logit_K), reason="there is no threshold")
-    return fraction(int(np.sum(logit_K > cut)), len(logit_K), "sky objects")
+        return Estimate(None, n=len(sky), reason="there is no threshold")
+    fewest, most = sky.above(cut)
+    at_most = fraction(most, len(sky), "sky objects", confidence)
+    if fewest == most:
+        return at_most
+    # An upper bound of the rate is what is asked for.
+    at_least = fraction(fewest, len(sky), "sky objects", confidence)
+    return replace(at_most, low=at_least.low, reason=COUNTED_IN_BINS)
 
 
 def _purity(
-    logit_K: NDArray[np.float64],
+    sky: Logits,
     lens_logit_P: NDArray[np.float64],
     cut: float | None,
     prevalence: float,
@@ -226,7 +281,7 @@ def _purity(
     each = math.sqrt(CONFIDENCE)
     n_found = int(np.sum(lens_logit_P > cut))
     tpr = fraction(n_found, len(lens_logit_P), "lenses in the test split", each)
-    above = fraction(int(np.sum(logit_K > cut)), len(logit_K), "sky objects", each)
+    above = _above(sky, cut, each)
     return _ratio(tpr, above, prevalence)
 
 

@@ -19,7 +19,7 @@ from lensfinder.ledger import INDEX, close_ledger, read_index
 from lensfinder.report import inputs, products
 from lensfinder.runs import Receipt, Run, Summary, Unit, ingredients
 
-_VERSION = 2
+_VERSION = 3
 
 
 def plan(config: Config, run: Run) -> Iterator[list[Unit]]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.stats import beta, binom
 
 from lensfinder.report.estimates import CONFIDENCE, Estimate, clopper_pearson, fraction
+from lensfinder.report.logits import COUNTED_IN_BINS, Logits
 
 # fpr * N is meant as a decimal product: 0.29 * 100 must be 29, not 28.999999999999996.
 _ROUND_OFF = 1e-9
@@ -231,9 +232,7 @@ def rates_by_kind(
     return rates
 
 
-def sky_quantile(
-    sky_logit_N: NDArray[np.floating], fpr: float, confidence: float = CONFIDENCE
-) -> Estimate:
+def sky_quantile(sky: Logits, fpr: float, confidence: float = CONFIDENCE) -> Estimate:
     """Logit that a fraction ``fpr`` of the unlabelled sky exceeds, with its interval.
 
     Nearly every object on the sky is a negative, and lenses can only add to those above, so the
@@ -242,8 +241,8 @@ def sky_quantile(
 
     Parameters
     ----------
-    sky_logit_N : float array, shape (N,)
-        Finite logits of sky objects.
+    sky : Logits
+        Of sky objects.
     fpr : float
         In (0, 1).
     confidence : float
@@ -254,17 +253,18 @@ def sky_quantile(
     Estimate
         In logits; refused where N < 3 / FPR.
     """
-    n = len(sky_logit_N)
+    n = len(sky)
     needed = negatives_needed(fpr)
     if n < needed:
         reason = f"an FPR of {fpr:g} takes {needed:,} sky objects, there are {n:,}"
         return Estimate(None, n=n, reason=reason)
-    descending = np.sort(sky_logit_N)[::-1]
     k = math.floor(fpr * n + _ROUND_OFF)
     tail = (1.0 - confidence) / 2.0
     # The number of objects above the true quantile is Binomial(n, fpr).
     fewest = int(binom.ppf(tail, n, fpr))
     most = int(binom.ppf(1.0 - tail, n, fpr))
-    low = descending[min(most, n - 1)]
-    high = descending[max(fewest - 1, 0)]
-    return Estimate(float(descending[k]), float(low), float(high), n)
+    low, _ = sky.highest(min(most, n - 1))
+    _, high = sky.highest(max(fewest - 1, 0))
+    # Of a bin, its upper end: no more than the asked fraction lies above.
+    lowest, value = sky.highest(k)
+    return Estimate(value, low, high, n, None if lowest == value else COUNTED_IN_BINS)

@@ -98,7 +98,9 @@ def _found(content: Mapping[str, Any]) -> list[str]:
         ]
     rate = percent(operating["fpr_asked"])
     cut = f"logit above {operating['logit']:.3f}, set for a false positive rate of {rate} on mocks"
-    if listed["n_above"] == 0:
+    left = content["sky"]["not_kept"]
+    unlisted = left["n_above_operating"] if left else 0
+    if listed["n_above"] == 0 and not unlisted:
         text = (
             f"None of {scored} is a candidate ({cut}). "
             f"The {len(listed['rows'])} best-ranked are shown, all below the threshold."
@@ -108,12 +110,34 @@ def _found(content: Mapping[str, Any]) -> list[str]:
         text = f"{listed['n_above']:,} of {scored} {noun} ({cut})."
     known = content["known"]
     if known is not None:
+        # Which of them were scored is not known where most scores were not kept.
+        scored_too = f"{counted(known['n_targets'], 'was', 'were')} scored and " if not left else ""
         text += (
             f" Of {counted(known['n_covered'], 'known lens', 'known lenses')} in the area, "
-            f"{counted(known['n_targets'], 'was', 'were')} scored and "
-            f"{counted(known['n_above'], 'stands', 'stand')} above the threshold."
+            f"{scored_too}{counted(known['n_above'], 'stands', 'stand')} above the threshold."
         )
-    return [text]
+    return [text, *_counted_only(left)]
+
+
+def _counted_only(left: Mapping[str, Any] | None) -> list[str]:
+    """Say what it means that not all scores were kept."""
+    if left is None:
+        return []
+    text = (
+        f"Only objects with a logit above {left['keep_above']:g} were kept (--keep-above); "
+        f"{counted(left['n'], 'other is', 'others are')} counted in a histogram. "
+        "What concerns thresholds above that is exact"
+    )
+    if left["n_above_operating"]:
+        text += (
+            f"; the operating threshold lies below, so that up to "
+            f"{counted(left['n_above_operating'], 'more object')} passed that no table lists. "
+            "Score again with a lower --keep-above to list them"
+        )
+    return [
+        f"{text}. Below it, numbers are good to a bin. Drifts and how far the mocks look like the "
+        "sky can't be told."
+    ]
 
 
 def _trust(content: Mapping[str, Any]) -> list[str]:

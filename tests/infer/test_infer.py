@@ -15,14 +15,15 @@ from skies import tan_wcs, write_kids_tile, write_targets
 from lensfinder import checkpoint, networks, schema, shards, tables
 from lensfinder.commit import write_json
 from lensfinder.config import load
-from lensfinder.errors import MismatchError, RequestError
+from lensfinder.errors import MismatchError
 from lensfinder.infer.products import CANDIDATES
 from lensfinder.infer.score import Scorer
 from lensfinder.ledger import INDEX, products_of
 from lensfinder.model import Model, Spec, create
 from lensfinder.pixels import RECIPES, PixelTransform
 from lensfinder.report.audits import embedding_names
-from lensfinder.report.inputs import read_scores
+from lensfinder.report.inputs import not_kept, read_scores
+from lensfinder.report.inspection import area_of_targets
 from lensfinder.runs import Execution, Summary, execute
 
 SIZE = 41
@@ -261,8 +262,15 @@ def test_only_what_is_above_is_kept_and_all_is_counted(
     assert whole["histogram"] == part["histogram"]
     assert sum(whole["histogram"]["scored"]) == len(all_of)
     assert run("infer", tmp_path, infer=infer).done == 0
-    with pytest.raises(RequestError, match="only the objects with a logit above"):
-        read_scores(products_of(tmp_path), "sky")
+    columns = read_scores(products_of(tmp_path), "sky")
+    left = not_kept(products_of(tmp_path), columns)
+    assert left is not None
+    assert left.scored.count_B.sum() + len(columns["id"]) == len(all_of)
+    every = tables.concatenate([tables.read_columns(path) for path in products_of(scored)])
+    whole_area, area = area_of_targets(every).deg2, left.area.deg2
+    assert whole_area is not None
+    assert area == pytest.approx(whole_area)
+    assert left.n_seen_in_training + ((columns["flags"] & 8) != 0).sum() == 3
 
 
 def test_the_ranked_list_merges_all_units_and_exports_hold_the_same(

@@ -12,6 +12,7 @@ from lensfinder.report import inputs, inspection, kinds, known, metrics, sky
 from lensfinder.report.calibration import Calibration, probability_at, reliability
 from lensfinder.report.candidates import rank
 from lensfinder.report.estimates import Estimate, clopper_pearson
+from lensfinder.report.logits import Logits
 
 
 def tile_of_targets(
@@ -60,7 +61,7 @@ def test_a_budget_pays_for_no_more_objects_than_it_can() -> None:
     sky_logit = np.r_[np.arange(100.0), np.full(5, 90.0)]
     lens, negative = np.array([80.0, 95.0, 99.0]), np.arange(50.0) + 46
     found = inspection.within_budget(
-        sky_logit, lens, negative, hours=0.02, per_hour=500.0, prevalence=1e-3
+        Logits.of(sky_logit), lens, negative, hours=0.02, per_hour=500.0, prevalence=1e-3
     )
     # Ten can be graded; the eleventh is one of six at 90, so that nine stand above it.
     assert (found.n_inspected, found.logit, found.n_candidates) == (10, 90.0, 9)
@@ -68,7 +69,7 @@ def test_a_budget_pays_for_no_more_objects_than_it_can() -> None:
     assert found.fpr.value == pytest.approx(5 / 50)
     assert (found.fpr.low, found.fpr.high) == tuple(float(x) for x in clopper_pearson(5, 50))
     everything = inspection.within_budget(
-        sky_logit, lens, negative, hours=1.0, per_hour=500.0, prevalence=1e-3
+        Logits.of(sky_logit), lens, negative, hours=1.0, per_hour=500.0, prevalence=1e-3
     )
     assert (everything.logit, everything.n_candidates) == (None, 105)
     assert everything.tpr.value == everything.fpr.value == 1.0

@@ -10,6 +10,7 @@ from scipy.stats import beta, binomtest, norm
 
 from lensfinder.report import thresholds
 from lensfinder.report.estimates import Estimate, clopper_pearson, fraction
+from lensfinder.report.logits import Logits
 
 
 def test_threshold_is_the_k_plus_first_highest_negative() -> None:
@@ -158,12 +159,12 @@ def test_rates_by_kind_count_each_negative_once() -> None:
 
 
 def test_sky_quantile_is_an_order_statistic_whose_interval_covers() -> None:
-    assert thresholds.sky_quantile(np.arange(1000.0), 0.01).value == 989.0
+    assert thresholds.sky_quantile(Logits.of(np.arange(1000.0)), 0.01).value == 989.0
     rng = np.random.default_rng(6)
     truth = float(norm.isf(0.02))
     covered = 0
     for logits in rng.normal(size=(4000, 500)):
-        quantile = thresholds.sky_quantile(logits, 0.02)
+        quantile = thresholds.sky_quantile(Logits.of(logits), 0.02)
         assert quantile.low is not None
         assert quantile.high is not None
         covered += quantile.low <= truth <= quantile.high
@@ -171,6 +172,6 @@ def test_sky_quantile_is_an_order_statistic_whose_interval_covers() -> None:
 
 
 def test_sky_quantile_is_refused_for_too_few_objects() -> None:
-    refused = thresholds.sky_quantile(np.zeros(100), 1e-3)
+    refused = thresholds.sky_quantile(Logits.of(np.zeros(100)), 1e-3)
     assert refused.value is None
     assert "takes 3,000 sky objects, there are 100" in str(refused.reason)
