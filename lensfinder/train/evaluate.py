@@ -46,15 +46,20 @@ def auroc(logit_N: Logits, label_N: Labels) -> float:
     return float(np.mean((below_N + not_above_N) / 2) / len(negative_N))
 
 
+def allowed(negatives: int, fpr: float) -> int:
+    """Say how many of the negatives a threshold for `fpr` may let pass."""
+    return int(np.floor(fpr * negatives + 1e-9))
+
+
 def tpr_at_fpr(logit_N: Logits, label_N: Labels, fpr: float) -> float:
     """Share of lenses above the threshold that at most ``fpr`` of the others exceed.
 
-    The threshold is the (k+1)-th highest negative, with k = floor(fpr x negatives); only logits
+    The threshold is the (k+1)-th highest negative, with k = `allowed`; only logits
     strictly above it count.
     """
     negative_N = np.sort(logit_N[label_N == 0])[::-1]
-    allowed = int(np.floor(fpr * len(negative_N) + 1e-9))
-    return float(np.mean(logit_N[label_N == 1] > negative_N[allowed]))
+    first_kept_out = negative_N[allowed(len(negative_N), fpr)]
+    return float(np.mean(logit_N[label_N == 1] > first_kept_out))
 
 
 def fit_temperature(logit_N: Logits, label_N: Labels, prevalence: float) -> float:

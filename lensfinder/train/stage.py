@@ -35,7 +35,7 @@ from lensfinder.train.seeing import median_fwhm_arcsec
 from lensfinder.train.settings import Settings
 from lensfinder.train.states import States
 
-_VERSION = 2
+_VERSION = 3
 _MODEL = "model"
 _STATES = "states"
 _OUT_OF_FOLD = "out-of-fold"
@@ -207,16 +207,16 @@ def train_and_save(ranks: Ranks, stop: Stop, unit: Unit) -> None:
                 "devices": devices,
                 "stamps": {"train": len(train_N), "val": len(val_N)},
                 "psf_fwhm_arcsec": median_fwhm_arcsec(stamps, train_N),
+                "val_negatives": int(np.sum(stamps.label_N[val_N] != schema.LENS)),
                 "epochs": len(outcome.history),
                 "best": outcome.history[outcome.best_epoch - 1],
             },
             training_radec_deg_N2=_places(stamps, np.concatenate([train_N, val_N])),
         )
 
-    title = "train" if unit.name == _MODEL else f"train {unit.name.removeprefix(_MODEL + '-')}"
     with ExitStack() as stack:
         progress = stack.enter_context(
-            Progress(title, steps, "steps", quiet=task["quiet"] or not ranks.leads)
+            Progress(_title(unit), steps, "steps", quiet=task["quiet"] or not ranks.leads)
         )
         fresh = None
         if task["stream"]:
@@ -247,6 +247,11 @@ def train_and_save(ranks: Ranks, stop: Stop, unit: Unit) -> None:
             _write_left_out(unit, stamps, outcome, model)
         checkpoint.save(unit.product, model)
     ranks.wait_for_all()
+
+
+def _title(unit: Unit) -> str:
+    """Say which model of several: train, train member-2."""
+    return "train" if unit.name == _MODEL else f"train {unit.name.removeprefix(_MODEL + '-')}"
 
 
 def _beside(unit: Unit, what: str, suffix: str) -> Path:
@@ -345,15 +350,17 @@ def finish(run: Run) -> Summary:
 def _described(run: Run, unit: Unit) -> list[str]:
     provenance = checkpoint.read_header(unit.product)["provenance"]
     best, stamps, chosen = provenance["best"], provenance["stamps"], run.config.train
-    figure = evaluate.selection_figure(chosen.select_fpr)
+    negatives, fpr = provenance["val_negatives"], chosen.select_fpr
+    tpr = best[evaluate.selection_figure(fpr)]
     early = ""
     if provenance["epochs"] < chosen.epochs:
         early = f" ({chosen.epochs} were allowed)"
     return [
-        f"train: {chosen.network} on {stamps['train']} stamps "
+        f"{_title(unit)}: {chosen.network} on {stamps['train']} stamps "
         f"({provenance['world_size']} x {provenance['devices'][0]}); epoch {best['epoch']} of "
         f"{provenance['epochs']}{early} kept: on {stamps['val']} val stamps AUROC "
-        f"{best['val_auroc']:.4f}, TPR {best[figure]:.3f} at FPR {chosen.select_fpr:g}",
+        f"{best['val_auroc']:.4f}, TPR {tpr:.3f} with {evaluate.allowed(negatives, fpr)} of "
+        f"{negatives} negatives above the threshold (FPR {fpr:g} asked)",
         f"train: wrote {unit.product}",
     ]
 

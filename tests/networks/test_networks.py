@@ -6,6 +6,7 @@ import torch
 from lensfinder import networks
 from lensfinder.errors import RequestError
 from lensfinder.networks import dieleman2015
+from lensfinder.networks.symmetric import SymmetricConv2d
 
 
 @pytest.mark.parametrize(("bands", "count"), [(1, 3_508_545), (3, 3_511_681), (4, 3_513_249)])
@@ -132,6 +133,39 @@ def test_the_object_stands_in_the_same_corner_of_all_parts():
     stamp_NCHW[..., 50, 50] = 1.0
     for part in dieleman2015.parts_of(stamp_NCHW)[:, 0]:
         assert part.argmax() == 34 * 45 + 34, "the middle of 69 pixels"
+
+
+@pytest.mark.parametrize("size", [25, 26, 28, 45])
+def test_lensnet_says_the_same_of_a_stamp_in_all_eight_positions(size):
+    torch.manual_seed(1)
+    network = networks.build("lensnet", 2, size).double().train()
+    for parameter in network.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    stamps_NCHW = torch.randn(3, 2, size, size, dtype=torch.float64)
+    logit_N = network(stamps_NCHW)
+    assert logit_N.std() > 1e-3
+    for mirrored in (stamps_NCHW, stamps_NCHW.flip(3)):
+        for quarter in range(4):
+            turned = network(torch.rot90(mirrored, quarter, (2, 3)))
+            torch.testing.assert_close(turned, logit_N, rtol=0, atol=1e-12)
+    shuffled = network(stamps_NCHW.flatten(2)[:, :, torch.randperm(size**2)].view_as(stamps_NCHW))
+    assert (shuffled - logit_N).abs().max() > 1e-3
+
+
+def test_a_turned_stamp_turns_the_maps_of_a_symmetric_layer_and_permutes_its_positions():
+    first = SymmetricConv2d(2, 3, 5, padding=2, bias=True, lifting=True).double()
+    second = SymmetricConv2d(3, 2, 3, padding=1).double()
+    stamp_NCHW = torch.randn(1, 2, 9, 9, dtype=torch.float64)
+    with torch.no_grad():
+        plain, turned = (second(first(x)) for x in (stamp_NCHW, torch.rot90(stamp_NCHW, 1, (2, 3))))
+    back = torch.rot90(turned, -1, (2, 3)).reshape(2, 8, 9, 9)
+    plain = plain.reshape(2, 8, 9, 9)
+    for feature in range(2):
+        distance = torch.cdist(plain[feature].flatten(1), back[feature].flatten(1))
+        # Each position comes back as another one.
+        assert (distance.min(dim=1).values < 1e-10).all()
+        assert sorted(distance.argmin(dim=1).tolist()) == list(range(8))
+        assert (distance.argmin(dim=1) != torch.arange(8)).all()
 
 
 def test_lensnet_in_training_mode_does_not_depend_on_the_batch_either():

@@ -193,7 +193,8 @@ def test_a_stream_trains_on_other_mocks_in_each_epoch_and_any_rank_count_on_the_
     still = configure(path, epochs=1, learning_rate=1e-9)
     runs.execute("train", still, tmp_path / "shards", SERIAL)
     (line,) = metrics_of(tmp_path / "shards")
-    assert line["train_loss"] != pytest.approx(curves[0]["train_loss"], rel=1e-3)
+    # A fresh network's logits hardly depend on the stamp.
+    assert line["train_loss"] != pytest.approx(curves[0]["train_loss"], rel=1e-4)
     assert line["val_loss"] == pytest.approx(curves[0]["val_loss"], rel=1e-3)
 
 
