@@ -90,14 +90,17 @@ class BandPixels:
         )
 
     def fluxes(self, ix: NDArray[np.int64], iy: NDArray[np.int64], out: NDArray[Any]) -> None:
-        """Cut stamps that lie inside, where there are `only_fluxes`, into `out` (N, size, size)."""
+        """Cut stamps that lie inside, where there are `only_fluxes`, into `out` (N, size, size).
+
+        Of numbers beyond float32's numpy warns, unless it is told not to: that is the caller's.
+        """
         assert self._image is not None
-        stamps.crop(
-            self._image.mapped, ix, iy, out.shape[-1], fill=np.nan, dtype=np.float32, out=out
-        )
+        pixels, size = self._image.mapped, out.shape[-1]
+        left, bottom = (ix - size // 2).tolist(), (iy - size // 2).tolist()
+        for k, (x, y) in enumerate(zip(left, bottom, strict=True)):
+            out[k] = pixels[y : y + size, x : x + size]
         if self._njy != 1:
-            with np.errstate(over="ignore", under="ignore"):
-                np.multiply(out, np.float32(self._njy), out=out)
+            np.multiply(out, np.float32(self._njy), out=out)
 
     def stamps(self, ix: NDArray[np.int64], iy: NDArray[np.int64], out: Pixels) -> None:
         """Cut stamps into `out`, NaN and masked outside the tile.

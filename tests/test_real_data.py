@@ -173,3 +173,67 @@ def test_an_odd_file_gives_the_pixels_it_holds(
             assert [shard.catalog["x"][k], shard.catalog["y"][k]] == pytest.approx([a, b], abs=1e-2)
             window = padded[b : b + size, a : a + size]
             np.testing.assert_allclose(shard.image[k, 0], window, rtol=1e-6)
+
+
+SL2S = """
+[files]
+pattern = '(?P<tile>SL2SJ021411-040502)(_(?P<band>[ugriz]))?_(?P<kind>sci|rms|psf|mask)\\.fits'
+kinds = { sci = "image", rms = "rms", psf = "psf" }
+[zero_point]
+value = 30.0
+"""
+COSMOS = """
+[files]
+pattern = '(?P<tile>HSC)-(?P<band>[GRIZY])_(?P<kind>data|noise_map|psf)\\.fits'
+kinds = { data = "image", noise_map = "rms", psf = "psf" }
+band_names = { g = "G", r = "R", i = "I", z = "Z", y = "Y" }
+[zero_point]
+value = 27.0
+"""
+EUCLID = "102018665_NEG570040238507752998.fits"
+# Where published lenses lie: the first by lenscat, the others by their names.
+KNOWN = {
+    "SL2SJ021411-040502": (
+        "lenses/cfhtls_SL2SJ0214", SL2S, "g,r,i", 0.186, (33.5467, -4.0841)
+    ),
+    "COSJ100024+021749": (
+        "lenses/hsc_cosmos_lenses/COSJ100024+021749", COSMOS, "g,r,i,z,y", 0.168, (150.1, 2.29694)
+    ),
+    "NEG570040238507752998": (
+        f"lenses/euclid_q1/{EUCLID}", "euclid", "VIS,i", 0.1, (57.0040238, -50.7752998)
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_a_named_lens_is_the_brightest_thing_around(
+    real_data: Path, tmp_path: Path, command: Command, name: str
+) -> None:
+    place, this, bands, scale, (ra, dec) = KNOWN[name]
+    listed = bands.split(",")
+    if "\n" in this:
+        values = ", ".join(f"{band} = 0.7" for band in listed)
+        (tmp_path / "own.toml").write_text(
+            f'name = "own"\ntitle = ""\nsource = ""\npixel_scale_arcsec = {scale}\n'
+            f'bands = {listed}\ndefault_bands = {listed}\nreference_band = "i"\n'
+            f"psf_fwhm_arcsec = {{ {values} }}\nsky_rms_njy = {{ {values} }}\n{this}"
+        )
+        this = str(tmp_path / "own.toml")
+    (tmp_path / "t.csv").write_text(f"id,ra,dec\n{name},{ra},{dec}\n")
+    said = command(
+        "cutout", real_data / place, "--survey", this, "--bands", bands, "--size", 31,
+        "--engine", "serial", "--variance", "--catalog", tmp_path / "t.csv",
+        "-o", tmp_path / "out",
+    )  # fmt: skip
+    assert said.code == 0, said.err
+    (product,) = products_of(tmp_path / "out", "cutout")
+    with shards.read(product) as shard:
+        assert shard.catalog["id"].tolist() == [name]
+        assert shard.catalog["psf_source"][0] == ("header" if this == "euclid" else "picture")
+        reach = 2.0 / scale
+        y, x = np.mgrid[:31, :31] - 15
+        near = np.where(np.hypot(x, y) <= reach, shard.image[0, listed.index("i")], np.nan)
+        row, column = np.unravel_index(np.nanargmax(near), near.shape)
+        # A name has cut off the last arcsecond.
+        assert np.hypot(row - 15, column - 15) * scale < 1.0
+        assert np.nanmedian(shard.variance[0]) > 0

@@ -118,14 +118,18 @@ def extract(
         present = [c for c, band in enumerate(tile.bands) if band not in tile.missing_bands]
     outcome, reason = np.empty(n, object), np.empty(n, object)
     flags = np.empty(n, np.int32)
+    plain = _plain_bands(tile, noise)
     for first in range(0, n, _JUDGED):
         last = min(n, first + _JUDGED)
         good = True
         for start in range(first, last, _BLOCK):
             block = slice(start, min(last, start + _BLOCK))
             own = None if noise is None else noise[block]
-            room_here = Pixels(image[block], mask[block], own)
-            good &= _cut(tile, ix[block], iy[block], room_here, inside=not at_edge[block].any())
+            here = Pixels(image[block], mask[block], own)
+            whole = plain and not at_edge[block].any()
+            if not (whole and _cut_plain(plain, ix[block], iy[block], here)):
+                _cut(tile, ix[block], iy[block], here)
+                good = False
         judged = slice(first, last)
         kept: Any = (judged,) if present is None else (judged, present)
         outcome[judged], reason[judged], flags[judged] = judge(
@@ -174,24 +178,33 @@ def psf_columns(
     return columns
 
 
-def _cut(
-    tile: Tile, ix: NDArray[np.int64], iy: NDArray[np.int64], out: Pixels, *, inside: bool
-) -> bool:
-    """Cut a few stamps of all bands into `out`; tell whether all pixels are known to be good."""
+def _plain_bands(tile: Tile, variance: NDArray[Any] | None) -> list[BandPixels]:
+    """Return all bands if nothing but its own value can spoil a pixel of theirs; else none."""
     bands = [tile.pixels[band] for band in tile.bands]
-    quick = [band for band in bands if isinstance(band, BandPixels) and band.only_fluxes]
-    if inside and out.variance is None and len(quick) == len(bands):
-        for c, plain in enumerate(quick):
-            plain.fluxes(ix, iy, out.flux[:, c])
-        fluxes = out.flux.reshape(-1)
-        # NaN and infinity are the numbers that 0 times does not make 0; nothing tells it faster.
-        if np.dot(fluxes, np.zeros(fluxes.shape, np.float32)) == 0:
-            out.mask[:] = 0
-            return True
-    for c, band in enumerate(bands):
+    plain = [band for band in bands if isinstance(band, BandPixels) and band.only_fluxes]
+    return plain if len(plain) == len(bands) and variance is None else []
+
+
+def _cut_plain(
+    bands: list[BandPixels], ix: NDArray[np.int64], iy: NDArray[np.int64], out: Pixels
+) -> bool:
+    """Cut a few stamps inside the tile into `out`; tell whether all their pixels are good."""
+    fluxes = out.flux.reshape(-1)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        for c, band in enumerate(bands):
+            band.fluxes(ix, iy, out.flux[:, c])
+        # No sum of squares is finite where a number is not; nothing tells it faster.
+        good = math.isfinite(np.dot(fluxes, fluxes))
+    if good:
+        out.mask[:] = 0
+    return good
+
+
+def _cut(tile: Tile, ix: NDArray[np.int64], iy: NDArray[np.int64], out: Pixels) -> None:
+    """Cut a few stamps of all bands, with their masks, into `out`."""
+    for c, band in enumerate(tile.bands):
         noise = None if out.variance is None else out.variance[:, c]
-        band.stamps(ix, iy, Pixels(out.flux[:, c], out.mask[:, c], noise))
-    return False
+        tile.pixels[band].stamps(ix, iy, Pixels(out.flux[:, c], out.mask[:, c], noise))
 
 
 def judge(
