@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -100,7 +101,7 @@ def wait_until(true: Callable[[], object], what: str) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while not true():
         assert time.monotonic() < deadline, f"waited for {what}"
-        time.sleep(0.1)
+        time.sleep(0.3)  # asking Slurm takes a core, too
 
 
 def state_of(ask: Callable[..., str], job: str) -> dict[str, str]:
@@ -110,17 +111,12 @@ def state_of(ask: Callable[..., str], job: str) -> dict[str, str]:
 
 
 def wait_for(ask: Callable[..., str], job: str) -> str:
-    ended = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
-    wait_until(
-        lambda: (
-            not ask("squeue", "-h", "-j", job, "-t", "all", "-o", "%T").strip()
-            or all(
-                state in ended
-                for state in ask("squeue", "-h", "-j", job, "-t", "all", "-o", "%T").split()
-            )
-        ),
-        f"job {job}",
-    )
+    ended = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL"}
+
+    def over() -> bool:
+        return set(ask("squeue", "-h", "-j", job, "-t", "all", "-o", "%T").split()) <= ended
+
+    wait_until(over, f"job {job}")
     return state_of(ask, job)["JobState"]
 
 
@@ -245,15 +241,19 @@ def test_dask_makes_what_one_process_makes_though_its_worker_jobs_are_cancelled_
         stderr=subprocess.PIPE,
         text=True,
     )
-    wait_until(lambda: workers("RUNNING") or process.poll() is not None, "a worker job")
+    wait_until(lambda: len(workers("RUNNING")) == 2 or process.poll() is not None, "two jobs")
     keys = list(tmp_path.glob(".dask-jobqueue*"))
     assert keys
     assert {path.stat().st_mode & 0o777 for path in keys} == {0o600}
 
-    wait_until(lambda: list(done.glob("*.parquet")) or process.poll() is not None, "a product")
-    cancelled = workers("PENDING,RUNNING")
-    for job in cancelled:  # stopped first, so that nothing more is done meanwhile
-        for member in processes_of(job):
+    # Stopped with the first product, and only then cancelled: nothing more is done meanwhile.
+    cancelled, members = workers("RUNNING"), list[int]()
+    while not list(done.glob("*.parquet")):
+        assert process.poll() is None, process.communicate()[1]
+        members = [member for job in cancelled for member in processes_of(job)]
+        time.sleep(0.02)
+    for member in members:
+        with suppress(ProcessLookupError):
             os.kill(member, signal.SIGSTOP)
     assert len(list(done.glob("*.parquet"))) < len(expected)
     cluster("scancel", *cancelled)
