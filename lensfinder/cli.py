@@ -22,7 +22,7 @@ from lensfinder import __version__
 from lensfinder.commit import disk_errors
 from lensfinder.config import STAGES, RunConfig, load, section_model
 from lensfinder.errors import LensfinderError, RequestError
-from lensfinder.options import options_of
+from lensfinder.options import EXAMPLES, options_of
 from lensfinder.runs import Execution, Summary, execute
 from lensfinder.signals import listen
 
@@ -34,29 +34,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
 )
-
-_EXAMPLES = {
-    "cutout": (
-        "Cut stamps of targets out of survey tiles.",
-        "lensfinder cutout tiles/ -o cutouts --survey kids --catalog targets.csv --bands g,r,i",
-    ),
-    "simulate": (
-        "Make mock lenses and non-lenses, with truth.",
-        "lensfinder simulate -o mocks --survey kids -n 20000 --size 61 --preview",
-    ),
-    "train": (
-        "Train a network on mock or labelled shards.",
-        "lensfinder train mocks -o model --network lensnet --epochs 20",
-    ),
-    "infer": (
-        "Score stamps, or tiles straight away, with a trained model.",
-        "lensfinder infer cutouts -o scores --model model",
-    ),
-    "report": (
-        "Turn scores into thresholds, candidates and a page to look at.",
-        "lensfinder report scores-mocks -o report --sky scores-sky",
-    ),
-}
 
 ConfigFile = Annotated[
     Path | None,
@@ -125,7 +102,7 @@ def _stage_command(stage: str) -> Callable[..., None]:
         summary = execute(stage, loaded, output, execution)
         _conclude([summary], as_json=json_, quiet=quiet)
 
-    what, example = _EXAMPLES[stage]
+    what, example = EXAMPLES[stage]
     command.__doc__ = f"{what}\n\nExample: {example}"
     own = inspect.signature(command, eval_str=True).parameters
     fixed = [p for p in own.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
@@ -192,7 +169,14 @@ def _printable(text: str) -> str:
 
 @app.command("run")
 def run_command(
-    pipeline: Annotated[Path, typer.Argument(metavar="PIPELINE.toml", help="Pipeline to run.")],
+    pipeline: Annotated[
+        Path,
+        typer.Argument(
+            metavar="PIPELINE.toml",
+            help="Pipeline to run; or a product (a shard, scores, a model, report.json, run.json), "
+            "whose stage is run again as it was.",
+        ),
+    ],
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", metavar="DIR", help="Default: the pipeline's name."),
@@ -220,9 +204,16 @@ def run_command(
     from lensfinder.pipeline import run_pipeline, submit_pipeline
 
     given = {"workers": workers, "engine": engine, "seed": seed}
-    loaded = load(pipeline, set_ or (), {"run": {k: v for k, v in given.items() if v is not None}})
-    output = output or Path(pipeline.stem)
-    if loaded.run.engine == "slurm":
+    options = {"run": {k: v for k, v in given.items() if v is not None}}
+    stage = ""
+    if pipeline.suffix == ".toml":
+        loaded = load(pipeline, set_ or (), options)
+    else:
+        from lensfinder.remake import request_of
+
+        stage, loaded = request_of(pipeline, set_ or (), options)
+    output = output or Path(stage or pipeline.stem)
+    if not stage and loaded.run.engine == "slurm":
         more = [f"--set={text}" for text in set_ or ()]
         more += [f"--{key}={given[key]}" for key in ("workers", "seed") if given[key] is not None]
         more += ["--force"] if force else []
@@ -239,7 +230,10 @@ def run_command(
         verbosity=-1 if quiet else 0,
         command=_command_line(),
     )
-    summaries = run_pipeline(loaded, output, execution, only)
+    if stage:
+        summaries = [execute(stage, loaded, output, execution)]
+    else:
+        summaries = run_pipeline(loaded, output, execution, only)
     _conclude(summaries, as_json=json_, quiet=quiet)
 
 

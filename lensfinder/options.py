@@ -11,6 +11,30 @@ import typer
 
 from lensfinder.config import Section
 
+# What each stage does, and a command to begin with.
+EXAMPLES = {
+    "cutout": (
+        "Cut stamps of targets out of survey tiles.",
+        "lensfinder cutout tiles/ -o cutouts --survey kids --catalog targets.csv --bands g,r,i",
+    ),
+    "simulate": (
+        "Make mock lenses and non-lenses, with truth.",
+        "lensfinder simulate -o mocks --survey kids -n 20000 --size 61 --preview",
+    ),
+    "train": (
+        "Train a network on mock or labelled shards.",
+        "lensfinder train mocks -o model --network lensnet --epochs 20",
+    ),
+    "infer": (
+        "Score stamps, or tiles straight away, with a trained model.",
+        "lensfinder infer cutouts -o scores --model model",
+    ),
+    "report": (
+        "Turn scores into thresholds, candidates and a page to look at.",
+        "lensfinder report scores-mocks -o report --sky scores-sky",
+    ),
+}
+
 
 def _option_type(annotation: Any) -> type:
     """Choose the command line's type for a key: lists and choices are given as text."""

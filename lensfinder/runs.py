@@ -19,15 +19,13 @@ import hashlib
 import importlib
 import json
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from lensfinder import __version__, schema
+from lensfinder import provenance, schema
 from lensfinder.commit import make_folder, write_json
 from lensfinder.config import Config, Section
 from lensfinder.errors import MismatchError, RequestError
@@ -165,24 +163,6 @@ def ingredients(
     }
 
 
-def provenance(config: Config, section: str, command: str) -> dict[str, Any]:
-    """Describe how a product came about; stored beside the fingerprint, never compared."""
-    packages = ("numpy", "astropy", "photutils", "h5py", "torch", "pyarrow", "scikit-learn")
-    return {
-        "command": command,
-        "config": {
-            "run": config.run.model_dump(mode="json"),
-            section: getattr(config, section).model_dump(mode="json"),
-        },
-        "versions": {
-            "lensfinder": __version__,
-            "python": sys.version.split()[0],
-            **{name: metadata.version(name) for name in packages},
-        },
-        "seed": config.run.seed,
-    }
-
-
 def process(pid: int) -> dict[str, Any] | None:
     """Describe a process of this machine beyond the reuse of its number; None if it is gone."""
     try:
@@ -208,7 +188,7 @@ class Run:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        return provenance(self.config, self.stage, self.execution.command)
+        return provenance.describe(self.config, self.stage, self.execution.command)
 
     def product(self, name: str) -> Path:
         """Where the product `name` (with its suffix) goes."""

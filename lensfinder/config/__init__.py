@@ -67,6 +67,8 @@ def load(
     file: Path | None = None,
     sets: Sequence[str] = (),
     options: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    recorded: tuple[Mapping[str, Any], Path, Path] | None = None,
 ) -> Config:
     """Put a configuration together and check all of it.
 
@@ -79,13 +81,18 @@ def load(
         the command line, so that paths are relative to where it was given.
     options : mapping of section to {key: value}
         What the command line gave; wins over the rest.
+    recorded : (sections, folder, product), optional
+        In place of a file: what stands in a product, and where its paths begin.
 
     Raises
     ------
     RequestError
         Naming every wrong value and every unknown key with the nearest known one.
     """
-    given: dict[str, Any] = _read(file) if file is not None else {}
+    sections_there, base, source = recorded or ({}, None, None)
+    given: dict[str, Any] = dict(sections_there)
+    if file is not None:
+        given, base, source = _read(file), file.parent, file
     unknown = [key for key in given if key not in Config.model_fields]
     problems = [
         f"[{key}]: unknown section; expected {nearest(key, Config.model_fields)}" for key in unknown
@@ -101,7 +108,6 @@ def load(
     for section, keys in (options or {}).items():
         chosen.setdefault(section, {}).update(keys)
     sections: dict[str, Any] = {}
-    base = file.parent if file is not None else None
     for name in Config.model_fields:
         model, table = section_model(name), given.get(name, {})
         if not isinstance(table, dict):
@@ -122,7 +128,7 @@ def load(
         except ValidationError as error:
             problems += [_describe(name, model, item) for item in error.errors()]
     if problems:
-        where = f"{file}: " if file is not None else ""
+        where = f"{source}: " if source is not None else ""
         raise RequestError(
             f"{where}{len(problems)} problem{'s' if len(problems) > 1 else ''} in the request\n  "
             + "\n  ".join(problems)
