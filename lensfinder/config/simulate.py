@@ -45,6 +45,28 @@ class SimulateConfig(Section):
         description="Catalogue of known lenses; hosts within 5 arcsec of one are left out.",
         json_schema_extra=INPUT,
     )
+    sources: InputPath | None = Field(
+        None,
+        description="FITS images of galaxies (a file of many, or a folder) that are ray-traced in "
+        "place of modelled sources, each scaled to the size that was drawn for it.",
+        json_schema_extra=INPUT,
+    )
+    source_pixel_arcsec: float | None = Field(
+        None,
+        gt=0,
+        description="Pixel of the source images, arcsec, where their headers don't tell.",
+    )
+    psf: str | None = Field(
+        None,
+        description="PSF images instead of round ones: FITS images, cubes or PSFEx models, one "
+        "file a band, such as 'psfs/{band}.fits'.",
+        json_schema_extra=INPUT,
+    )
+    sky: InputPath | None = Field(
+        None,
+        description="Real sky instead of drawn noise: a cutout folder of empty places.",
+        json_schema_extra=INPUT,
+    )
     truth: InputPath | None = Field(
         None,
         description="Render exactly the systems of this table (Parquet, CSV, ECSV, FITS): a "

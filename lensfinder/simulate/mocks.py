@@ -12,6 +12,8 @@ import numpy as np
 from lensfinder import schema
 from lensfinder.simulate.artefacts import artefact
 from lensfinder.simulate.families import Row
+from lensfinder.simulate.material import Material
+from lensfinder.simulate.material import load as load_material
 from lensfinder.simulate.noise import Noise, gaussian_correlation
 from lensfinder.simulate.observation import Observation
 from lensfinder.simulate.population import (
@@ -72,6 +74,7 @@ class Setting:
     survey : its name
     seed : of the run
     val_fraction, test_fraction : of hosts that fall into these splits
+    material : real images that mocks are made with, or None
     """
 
     population: Population
@@ -81,14 +84,25 @@ class Setting:
     seed: int
     val_fraction: float
     test_fraction: float
+    material: Material | None = None
 
     @classmethod
-    def of(cls, ingredients: Mapping[str, Any]) -> Setting:
-        """Take it from the ingredients of a product of `simulate`."""
+    def of(
+        cls, ingredients: Mapping[str, Any], material: Mapping[str, Any] | None = None
+    ) -> Setting:
+        """Take it from the ingredients of a product of `simulate`.
+
+        Parameters
+        ----------
+        ingredients : of a product
+        material : where the real images lie that it was made with, as from `material.find`
+        """
+        real = load_material(material) if material else None
         keys, sky = ingredients["simulate"], ingredients["sky"]
         population = Population.model_validate(ingredients["population"])
         rules, bands = population.observing, tuple(keys["bands"])
         gains, length = rules.electrons_per_njy, rules.noise_correlation_pixels
+        sky_given = real is not None and real.sky_PCYX is not None
         return cls(
             population=population,
             observation=Observation(
@@ -97,11 +111,17 @@ class Setting:
                 pixel_scale_arcsec=sky["pixel_scale_arcsec"],
                 reference_band=sky["reference_band"],
                 electrons_per_njy=tuple(gains[band] for band in bands) if gains else None,
-                psf=rules.psf,
+                psf="image" if real is not None and real.psf is not None else rules.psf,
                 moffat_beta=rules.moffat_beta,
+                psf_images=None if real is None else real.psf,
+                sources=None if real is None else real.sources,
                 noise=Noise(
                     kind=rules.noise,
-                    correlation_YX=gaussian_correlation(length) if length else None,
+                    # Real sky is as correlated as it is.
+                    correlation_YX=gaussian_correlation(length)
+                    if length and not sky_given
+                    else None,
+                    sky_patches_PCYX=None if real is None else real.sky_PCYX,
                     bad_pixel_fraction=rules.bad_pixel_fraction,
                     bad_columns=rules.bad_columns,
                 ),
@@ -111,6 +131,7 @@ class Setting:
             seed=ingredients["seed"],
             val_fraction=keys["val_fraction"],
             test_fraction=keys["test_fraction"],
+            material=real,
         )
 
 
@@ -157,7 +178,10 @@ def modelled_row(setting: Setting, seed: int, index: int) -> Row:
     """All that there is to know of a modelled mock, as precise as it is stored."""
     population, sky = setting.population, setting.sky
     conditions = draw_conditions(population, sky.psf_fwhm_arcsec, sky.sky_rms_njy, seed, index)
-    return as_stored({**draw(population, setting.observation.bands, seed, index), **conditions})
+    row = {**draw(population, setting.observation.bands, seed, index), **conditions}
+    if setting.material is not None:
+        setting.material.choose(row, setting.observation.bands, seed, index)
+    return as_stored(row)
 
 
 def assemble(

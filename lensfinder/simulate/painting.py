@@ -12,10 +12,11 @@ import numpy as np
 
 from lensfinder import shards, tables
 from lensfinder.config import SimulateConfig
-from lensfinder.errors import MismatchError, RequestError
+from lensfinder.errors import RequestError
 from lensfinder.ledger import products_of
 from lensfinder.simulate import hosts
 from lensfinder.simulate.families import Row
+from lensfinder.simulate.material import check_stamps
 from lensfinder.simulate.mocks import (
     Chunk,
     Mocks,
@@ -73,7 +74,7 @@ def find_hosts(
     for path in products_of(config.hosts, "cutout"):
         with shards.read(path) as shard:
             header, catalog = shard.header, shard.catalog
-            _check(
+            check_stamps(
                 path,
                 header,
                 size=shard.size,
@@ -99,36 +100,6 @@ def find_hosts(
             "unflagged stamps farther than 5 arcsec from known lenses",
         )
     return sorted(found, key=lambda host: fraction_of(f"order/{host.host_id}")), inputs
-
-
-def _check(
-    path: Path,
-    header: shards.Header,
-    *,
-    size: int,
-    wanted_size: int,
-    bands: tuple[str, ...],
-    pixel_scale_arcsec: float,
-) -> None:
-    missing = [band for band in bands if band not in header.bands]
-    if missing:
-        raise MismatchError(
-            f"hosts in {path} have no band {', '.join(missing)}: they have "
-            f"{', '.join(header.bands)}",
-            "hosts in all bands of the mocks",
-        )
-    if not math.isclose(header.pixel_scale_arcsec, pixel_scale_arcsec, rel_tol=1e-3):
-        raise MismatchError(
-            f"hosts in {path} have pixels of {header.pixel_scale_arcsec} arcsec",
-            f"{pixel_scale_arcsec} arcsec, as the survey has them",
-        )
-    if size < wanted_size or header.stretched:
-        what = "stretched pixels" if header.stretched else f"{size} pixels a side"
-        raise MismatchError(
-            f"hosts in {path} have {what}",
-            f"fluxes, at least {wanted_size} pixels a side",
-            "Cut them again, or ask for smaller mocks with --size.",
-        )
 
 
 def make_painted(
@@ -270,4 +241,7 @@ def _draw_row(
     for band in bands:
         row[f"mag_{band}"] = float(entry.get(f"mag_{band}", math.nan))
     row["dx"], row["dy"] = float(entry["dx"]), float(entry["dy"])
-    return {**row, **conditions}
+    row |= conditions
+    if setting.material is not None:
+        setting.material.choose(row, bands, setting.seed, index)
+    return row

@@ -36,6 +36,7 @@ class Request:
     notices : what was taken from elsewhere, in words
     truth : path of a table of systems, or None
     hosts : of each mock, or in turn; empty for modelled ones
+    material : where real images lie that mocks are made with; empty without any
     """
 
     count: int
@@ -44,10 +45,13 @@ class Request:
     notices: list[str]
     truth: Path | None
     hosts: list[Host]
+    material: dict[str, Any]
 
     def task(self, first: int, last: int) -> dict[str, Any]:
         """What a unit needs beside its ingredients."""
         task: dict[str, Any] = {}
+        if self.material:
+            task["material"] = self.material
         if self.truth is not None:
             task["truth"] = str(self.truth)
         if self.hosts:
@@ -114,13 +118,21 @@ def plan_request(config: Config) -> Request:
         from lensfinder.simulate.painting import find_hosts
 
         hosts, inputs["hosts"] = find_hosts(chosen, bands, sky["pixel_scale_arcsec"], keys["size"])
+    real: dict[str, Any] = {}
+    if chosen.sources is not None or chosen.psf or chosen.sky is not None:
+        from lensfinder.simulate.material import find
+
+        scale = sky["pixel_scale_arcsec"]
+        real, identity, left_out = find(chosen, bands, scale, keys["size"])
+        inputs["material"] = identity
+        notices += left_out
     count = chosen.count
     if chosen.truth is not None:
-        count, hosts = _plan_truth(chosen.truth, inputs, keys, hosts)
+        count, hosts = _plan_truth(chosen.truth, inputs, keys, hosts, real)
     if hosts:
         # Which hosts there are decides which one an index gets; known lenses are none of them.
         inputs["host_list"] = fingerprint({"ids": [host.host_id for host in hosts]})
-    return Request(count, keys, inputs, notices, chosen.truth, hosts)
+    return Request(count, keys, inputs, notices, chosen.truth, hosts, real)
 
 
 def _stored_with(path: Path | None) -> Mapping[str, Any] | None:
@@ -180,13 +192,17 @@ def _stamps(
 
 
 def _plan_truth(
-    path: Path, inputs: dict[str, Any], keys: dict[str, Any], hosts: list[Host]
+    path: Path,
+    inputs: dict[str, Any],
+    keys: dict[str, Any],
+    hosts: list[Host],
+    real: dict[str, Any],
 ) -> tuple[int, list[Host]]:
     """Check a table of systems; its rows, and the host of each where they are painted."""
     from lensfinder.simulate import truth
     from lensfinder.simulate.mocks import Setting
 
-    setting = Setting.of({"simulate": keys, **inputs})
+    setting = Setting.of({"simulate": keys, **inputs}, real)
     systems = truth.complete(truth.read(path), setting, str(path), painted=bool(hosts))
     inputs["truth"] = sha256_of(path)
     if not hosts:

@@ -52,6 +52,7 @@ def columns(bands: tuple[str, ...]) -> list[str]:
     ]
     names += [f"mag_{b}" for b in bands]
     names += [*_GALAXY, *_DISC, *_LENS, *_SHEAR, *_POTENTIAL, *(f"source_{c}" for c in _SOURCE)]
+    names += ["source_stamp", "source_stamp_pixel_arcsec", "psf_index"]
     names += ["feature_snr", "feature_mag_r", "feature_peak_ratio", "feature_peak_njy"]
     names += [*_ARMS, *_RING_SHAPE, *_RING_KNOTS]
     for part in ("bulge", "disc", "partner"):

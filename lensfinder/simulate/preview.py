@@ -16,6 +16,7 @@ _WHITE_QUANTILE = 0.998
 _LEAST_WHITE = {"arcsinh": 40.0, "sqrt": 25.0, "linear": 12.0}
 _LINEAR_WHITE = 0.25  # of white: what is faint beside a core is seen in the linear stretch
 _ARCSINH_SOFTENING = 8.0  # in units of the noise
+_GREY_BELOW = 3.0  # likewise
 
 
 def compose(image_CYX: np.ndarray, sky_rms_njy_C: np.ndarray, stretch: str) -> np.ndarray:
@@ -47,7 +48,10 @@ def compose(image_CYX: np.ndarray, sky_rms_njy_C: np.ndarray, stretch: str) -> n
         bright = np.sqrt(mean / white)
     else:
         bright = mean / max(_LINEAR_WHITE * white, _LEAST_WHITE[stretch])
-    rgb = np.clip(scaled, 0, None) * (np.minimum(bright, 1) / mean)
+    # What is no brighter than the noise has no colour of its own: shown grey.
+    told = mean / (mean + _GREY_BELOW)
+    hue = told * np.clip(scaled, 0, None) / mean + (1 - told)
+    rgb = hue * np.minimum(bright, 1)
     # Where one colour would overflow, all are scaled: a bright core keeps its hue.
     rgb = rgb / np.maximum(rgb.max(axis=0), 1)
     result: np.ndarray = np.moveaxis(rgb, 0, -1)

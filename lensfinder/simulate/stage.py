@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["do", "finish", "load_population", "made_from", "plan", "prove"]
 
-_VERSION = 3
+_VERSION = 4
 PREVIEW = "preview.png"
 TRUTH = "truth.parquet"
 
@@ -63,7 +63,7 @@ def do(unit: Unit) -> Receipt:
     from lensfinder.simulate.mocks import Setting
 
     made_from, task = unit.ingredients, unit.task
-    setting = Setting.of(made_from)
+    setting = Setting.of(made_from, task.get("material"))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

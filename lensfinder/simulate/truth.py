@@ -51,6 +51,8 @@ _BOUNDS: tuple[tuple[str, float, float, bool], ...] = (
     ("d[xy]", -0.5, 0.5, True),
     ("(feature|source)_snr", 0, math.inf, False),
     ("clump_[0-9]_fraction", 0, 1, True),
+    ("(source_stamp|psf_index)", 0, 2**31, True),
+    ("source_stamp_pixel_arcsec", 0, 60, False),
 )
 
 _TEXT = ("kind", "artefact", "id", "split", "host_id", "source_id", "tile")
@@ -248,6 +250,8 @@ def _row(
     bands = setting.observation.bands
     row: Row = dict.fromkeys(population.columns(bands), math.nan)
     row |= {name: value for name, value in given.items() if name in row}
+    if float(row["surroundings_seed"]).is_integer():
+        row["surroundings_seed"] = int(row["surroundings_seed"])
     row["kind"], row["label"] = kind, int(kind == "lens")
     for pattern, low, high, closed in _BOUNDS:
         for name, value in given.items():
@@ -266,6 +270,8 @@ def _row(
         fwhm, rms = setting.sky.psf_fwhm_arcsec[band], setting.sky.sky_rms_njy[band]
         row[f"psf_fwhm_{band}_arcsec"] = value_or(given.get(f"psf_fwhm_{band}_arcsec"), fwhm)
         row[f"sky_rms_{band}_njy"] = value_or(given.get(f"sky_rms_{band}_njy"), rms)
+    if setting.material is not None:
+        setting.material.measure(row, bands)
     if kind == "lens":
         problems += [
             f"{where}, {problem}" for problem in complete_lens(row, given, setting, painted=painted)

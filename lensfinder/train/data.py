@@ -227,6 +227,10 @@ class Pixels:
         return found
 
 
+# What no fresh mocks can be made from, in words.
+_MADE_FROM = {"hosts": "hosts", "truth": "truth", "material": "real sources, PSFs or sky"}
+
+
 def recipe_of(stamps: StampSet) -> dict[str, Any]:
     """Return what mocks like those of all shards are made of.
 
@@ -241,9 +245,9 @@ def recipe_of(stamps: StampSet) -> dict[str, Any]:
     for path in stamps.paths:
         with shards.read(path) as shard:
             recipe = {k: v for k, v in shard.header.ingredients.items() if k != "range"}
-        own = sorted({"hosts", "truth"} & set(recipe))
+        own = sorted(_MADE_FROM.keys() & set(recipe))
         if "population" not in recipe or own:
-            what = f"mocks made from {own[0]}" if own else "no mocks"
+            what = f"mocks made from {_MADE_FROM[own[0]]}" if own else "no mocks"
             raise RequestError(
                 f"{path} holds {what}, which train.stream can't make more of",
                 "mocks on modelled galaxies",
