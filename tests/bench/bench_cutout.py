@@ -3,15 +3,18 @@
     python tests/bench/bench_cutout.py [--side 10000] [--targets 10000] [--folder DIR]
 
 The tile has four bands and lies in a temporary folder, its pages in memory; start-up (imports) is
-not counted. Peers write the bytes that this command writes. What is compared runs in turn, once to
-warm up and then several times; shown is the median. Cutting and writing are one thread each, here
-and in the peers; the command's sha256 is a second thread beside the one that writes. `astrocut` and
-`sep` are used where they can be imported.
+not counted. Peers write the bytes that this command writes, and extract into the room that it
+extracts into: some stamps at a time, over and over, as `infer` does. What is compared runs in turn,
+once to warm up and then several times; shown is the median, and the processor time beside it,
+which tells what other programs on the machine do to the clock. Cutting and writing are one thread
+each, here and in the peers; the command's sha256 is a second thread beside the one that writes.
+`astrocut` and `sep` are used where they can be imported. ``--parts`` chooses what is measured.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib.util
 import os
 import platform
@@ -23,49 +26,70 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
-from contextlib import redirect_stdout
+from contextlib import ExitStack, redirect_stdout
 from functools import partial
 from importlib import metadata
 from io import StringIO
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from astropy.io import fits
 from astropy.nddata import Cutout2D
-from astropy.nddata.utils import NoOverlapError
 from astropy.wcs import WCS
 from bench_detect import BANDS, NOISE, time_detection, watched
 
 from lensfinder import cli, survey, tiles
+from lensfinder.cutout import planning
 from lensfinder.cutout.extract import Room, extract
 from lensfinder.ledger import read_index
 
 SIZE = 101
 REPEATS = 5
+# Stamps that are extracted at a time, where they are not kept.
+ROWS = 64
+# Stamps that a unit of the command holds.
+UNIT = planning._UNIT_BYTES // (len(BANDS) * SIZE**2 * 5)
+PARTS = ("command", "extraction", "compressed", "detection")
 
 
-def timed(what: Callable[[], object]) -> float:
-    """Return the wall-clock time, s."""
-    start = time.perf_counter()
+class Took(NamedTuple):
+    """Time that something takes by the clock, and of the processors, s."""
+
+    wall: float
+    cpu: float
+
+    def __add__(self, other: object) -> Took:
+        assert isinstance(other, Took)
+        return Took(self.wall + other.wall, self.cpu + other.cpu)
+
+
+def timed(what: Callable[[], object]) -> Took:
+    """Return the time it takes, this process's children excluded."""
+    wall, cpu = time.perf_counter(), time.process_time()
     what()
-    return time.perf_counter() - start
+    return Took(time.perf_counter() - wall, time.process_time() - cpu)
 
 
 def in_turn(
     jobs: dict[str, Callable[[], object]], repeats: int, tidy: Callable[[], object] = list
-) -> dict[str, float]:
-    """Return the median of each job's times, s; all run in turn, after once to warm up.
+) -> dict[str, Took]:
+    """Return the median of each job's times; all run in turn, after once to warm up.
 
     `tidy` removes what a job wrote, which is not counted.
     """
-    taken: dict[str, list[float]] = {name: [] for name in jobs}
+    taken: dict[str, list[Took]] = {name: [] for name in jobs}
     for number in range(repeats + 1):
         for name, job in jobs.items():
+            gc.collect()
             took = timed(job)
             tidy()
             if number:
                 taken[name].append(took)
-    return {name: statistics.median(times) for name, times in taken.items()}
+    return {
+        name: Took(*(statistics.median(each) for each in zip(*times, strict=True)))
+        for name, times in taken.items()
+    }
 
 
 def make_tile(folder: Path, side: int, n_sources: int) -> tuple[WCS, np.ndarray]:
@@ -95,39 +119,45 @@ def make_tile(folder: Path, side: int, n_sources: int) -> tuple[WCS, np.ndarray]
     return wcs, np.column_stack([xy, snr])
 
 
-def peers(folder: Path, out: Path, x: np.ndarray, y: np.ndarray) -> dict[str, Callable[[], object]]:
-    """Return what the others do: cut by bare slices or Cutout2D, and write what we write."""
+def peers(
+    folder: Path, out: Path, x: np.ndarray, y: np.ndarray, rows: int
+) -> dict[str, Callable[[], object]]:
+    """Return what the others do: cut by bare slices or Cutout2D, and write what we write.
+
+    They fill a room for `rows` stamps as often as it takes.
+    """
     n = len(x)
     paths = [folder / f"KiDS_DR4.0_180.0_-0.5_{band}_sci.fits" for band in BANDS]
-    image = np.empty((n, len(BANDS), SIZE, SIZE), np.float32)
+    image = np.empty((rows, len(BANDS), SIZE, SIZE), np.float32)
     mask = np.zeros(image.shape, np.uint8)
     half = SIZE // 2
 
     def slices() -> None:
-        columns, rows = np.floor(x + 0.5).astype(int).tolist(), np.floor(y + 0.5).astype(int)
-        for c, path in enumerate(paths):
-            with fits.open(path) as hdus:
-                pixels = np.asarray(hdus[0].data)
-                for k, (a, b) in enumerate(zip(columns, rows.tolist(), strict=True)):
-                    image[k, c] = pixels[b - half : b + half + 1, a - half : a + half + 1]
+        columns, lines = (np.floor(at + 0.5).astype(int).tolist() for at in (x, y))
+        with ExitStack() as stack:
+            bands = [np.asarray(stack.enter_context(fits.open(path))[0].data) for path in paths]
+            for start in range(0, n, rows):
+                some = slice(start, start + rows)
+                for c, pixels in enumerate(bands):
+                    for k, (a, b) in enumerate(zip(columns[some], lines[some], strict=True)):
+                        image[k, c] = pixels[b - half : b + half + 1, a - half : a + half + 1]
 
     def cutout2d() -> None:
-        for c, path in enumerate(paths):
-            with fits.open(path) as hdus:
-                own = WCS(hdus[0].header)
-                for k in range(n):
-                    try:
-                        cut = Cutout2D(
-                            hdus[0].data, (x[k], y[k]), SIZE, own, "partial", np.nan, copy=False
-                        )
-                    except NoOverlapError:
-                        continue
-                    image[k, c] = cut.data
+        with ExitStack() as stack:
+            hdus = [stack.enter_context(fits.open(path))[0] for path in paths]
+            systems = [WCS(hdu.header) for hdu in hdus]
+            for start in range(0, n, rows):
+                for c, (hdu, own) in enumerate(zip(hdus, systems, strict=True)):
+                    for k in range(start, min(n, start + rows)):
+                        at = (x[k], y[k])
+                        cut = Cutout2D(hdu.data, at, SIZE, own, "partial", np.nan, copy=False)
+                        image[k - start, c] = cut.data
 
     def write() -> None:
         with out.open("wb") as stream:
-            stream.write(image.data)
-            stream.write(mask.data)
+            for array in (image, mask):
+                for start in range(0, n, rows):
+                    stream.write(array[: n - start].data)
             stream.flush()
             os.fsync(stream.fileno())
 
@@ -148,7 +178,7 @@ def time_astrocut(paths: list[Path], wcs: WCS, x: np.ndarray, y: np.ndarray) -> 
                 [str(path) for path in paths], where, SIZE, single_outfile=True
             ).fits_cutouts
 
-    return timed(cut) * len(x) / share
+    return timed(cut).wall * len(x) / share
 
 
 def time_compressed(folder: Path, x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
@@ -175,7 +205,7 @@ def time_compressed(folder: Path, x: np.ndarray, y: np.ndarray) -> tuple[float, 
                 a, b = int(x[k]), int(y[k])
                 _ = hdus[1].section[b - 50 : b + 51, a - 50 : a + 51]
 
-    return timed(ours), timed(each) * len(x) / len(share)
+    return timed(ours).wall, timed(each).wall * len(x) / len(share)
 
 
 def columns_of(x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
@@ -212,12 +242,98 @@ def command_memory(folder: Path, out: Path, catalog: Path) -> float:
     return peak[0]
 
 
+def line(what: str, seconds: float, *said: str) -> None:
+    print(f"{what:44s} {seconds:8.2f} s  {'; '.join(said)}")
+
+
+def time_extraction(folder: Path, x: np.ndarray, y: np.ndarray) -> None:
+    """Compare what cutting takes when stamps are used at once and not kept."""
+    kids = survey.load("kids")
+    (files,) = tiles.find([folder], kids, BANDS)
+    targets, room = columns_of(x, y), Room()
+
+    def ours() -> None:
+        with tiles.open_tile(files, kids, BANDS) as tile:
+            for start in range(0, len(x), ROWS):
+                some = {name: values[start : start + ROWS] for name, values in targets.items()}
+                extract(tile, some, SIZE, pixel_scale_arcsec=0.2, max_bad_fraction=0.5, room=room)
+
+    others = peers(folder, folder / "none", x, y, ROWS)
+    took = in_turn(
+        {"lensfinder": ours, **{key: others[key] for key in ("slices", "Cutout2D")}}, REPEATS
+    )
+    print(f"\nextraction alone, {ROWS} stamps at a time")
+    floor, peer = took["slices"], took["Cutout2D"]
+    for what, name in (("lensfinder", "lensfinder"), ("bare slices", "slices")):
+        line(
+            what,
+            took[name].wall,
+            f"{peer.wall / took[name].wall:.1f} x Cutout2D",
+            f"processor {took[name].cpu:.2f} s, {peer.cpu / took[name].cpu:.1f} x Cutout2D",
+            f"{floor.cpu / took[name].cpu:.2f} of bare slices",
+        )
+    line("Cutout2D", peer.wall, f"processor {peer.cpu:.2f} s")
+
+
+def time_command(folder: Path, base: Path, wcs: WCS, x: np.ndarray, y: np.ndarray) -> None:
+    """Compare the whole command with the floor and with its peers."""
+    ra, dec = wcs.all_pix2world(x, y, 0)
+    catalog = base / "targets.csv"
+    rows = [
+        f"t{k},{a!r},{d!r}" for k, (a, d) in enumerate(zip(ra.tolist(), dec.tolist(), strict=True))
+    ]
+    catalog.write_text("\n".join(["id,ra,dec", *rows]) + "\n")
+    # As many at a time as the command has in a unit.
+    others = peers(folder, base / "peer.raw", x, y, min(len(x), UNIT))
+
+    def command(engine: str) -> None:
+        out = base / engine
+        run_command(folder, out, catalog, engine)
+        counts = read_index(out)["counts"]
+        assert counts["ok"] == len(x), counts
+
+    def tidy() -> None:
+        (base / "peer.raw").unlink(missing_ok=True)
+        for engine in ("serial", "local"):
+            shutil.rmtree(base / engine, ignore_errors=True)
+
+    took = in_turn({**others, "serial": partial(command, "serial")}, REPEATS, tidy)
+    memory = command_memory(folder, base / "memory", catalog)
+    took |= in_turn({"local": partial(command, "local")}, 1, tidy)
+    floor, peer = took["slices"] + took["write"], took["Cutout2D"] + took["write"]
+    print("\nthrough the whole command (WCS, mask, shard, ledger)")
+    line(
+        "floor: bare slices and writing",
+        floor.wall,
+        f"{peer.wall / floor.wall:.1f} x Cutout2D",
+        f"writing alone {took['write'].wall:.2f} s",
+        f"processor {floor.cpu:.2f} s",
+    )
+    for engine, said in (("serial", ""), ("local", ", cluster start included")):
+        own = took[engine]
+        line(
+            f"lensfinder cutout, {engine}{said}",
+            own.wall,
+            f"{peer.wall / own.wall:.1f} x Cutout2D",
+            f"{floor.wall / own.wall:.2f} of the floor",
+            *([f"processor {own.cpu:.2f} s"] if engine == "serial" else []),
+        )
+    print(f"  anonymous memory of the serial run at most {memory:.0f} MiB")
+    line("Cutout2D, one open file, writing", peer.wall, f"processor {peer.cpu:.2f} s")
+    if importlib.util.find_spec("astrocut"):
+        paths = [folder / f"KiDS_DR4.0_180.0_-0.5_{band}_sci.fits" for band in BANDS]
+        line("astrocut in memory, from 50 targets", time_astrocut(paths, wcs, x, y))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--side", type=int, default=10000)
     parser.add_argument("--targets", type=int, default=10000)
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--parts", default=",".join(PARTS))
     options = parser.parse_args()
+    parts = options.parts.split(",")
+    assert set(parts) <= set(PARTS), PARTS
     warnings.simplefilter("ignore")
     versions = ", ".join(
         f"{name} {metadata.version(name)}" for name in ("numpy", "astropy", "h5py")
@@ -233,87 +349,19 @@ def main() -> None:
         x, y = rng.uniform(SIZE, options.side - SIZE, (2, options.targets))
         order = np.argsort(y)
         x, y = x[order], y[order]
-        ra, dec = wcs.all_pix2world(x, y, 0)
-        catalog = Path(name) / "targets.csv"
-        rows = [
-            f"t{k},{a!r},{d!r}"
-            for k, (a, d) in enumerate(zip(ra.tolist(), dec.tolist(), strict=True))
-        ]
-        catalog.write_text("\n".join(["id,ra,dec", *rows]) + "\n")
-
-        kids = survey.load("kids")
-        (files,) = tiles.find([folder], kids, BANDS)
-
-        # Peers fill arrays that are there already, and so does this.
-        def extraction(room: Room) -> None:
-            with tiles.open_tile(files, kids, BANDS) as tile:
-                extract(
-                    tile,
-                    columns_of(x, y),
-                    SIZE,
-                    pixel_scale_arcsec=0.2,
-                    max_bad_fraction=0.5,
-                    room=room,
-                )
-
-        room = Room()
-        others = peers(folder, Path(name) / "peer.raw", x, y)
-        cuts = {"lensfinder": partial(extraction, room)}
-        took = in_turn(cuts | {key: others[key] for key in ("slices", "Cutout2D")}, REPEATS)
-
-        def command(engine: str) -> None:
-            out = Path(name) / engine
-            run_command(folder, out, catalog, engine)
-            counts = read_index(out)["counts"]
-            assert counts["ok"] == options.targets, counts
-
-        def tidy() -> None:
-            (Path(name) / "peer.raw").unlink(missing_ok=True)
-            for engine in ("serial", "local"):
-                shutil.rmtree(Path(name) / engine, ignore_errors=True)
-
-        written = {"write": others["write"], "serial": partial(command, "serial")}
-        took |= in_turn(written, REPEATS, tidy)
-        memory = command_memory(folder, Path(name) / "memory", catalog)
-        took |= in_turn({"local": partial(command, "local")}, 1, tidy)
-        if importlib.util.find_spec("astrocut"):
-            took["astrocut"] = time_astrocut(
-                [folder / f"KiDS_DR4.0_180.0_-0.5_{band}_sci.fits" for band in BANDS], wcs, x, y
-            )
-        floor = took["slices"] + took["write"]
-        cutout2d = took["Cutout2D"] + took["write"]
-
-        def line(what: str, seconds: float, *said: str) -> None:
-            print(f"{what:44s} {seconds:8.2f} s  {'; '.join(said)}")
-
-        print("\nthrough the whole command (WCS, mask, shard, ledger)")
-        line("floor: bare slices and writing", floor, f"writing alone {took['write']:.2f} s")
-        for engine, said in (("serial", ""), ("local", ", cluster start included")):
-            line(
-                f"lensfinder cutout, {engine}{said}",
-                took[engine],
-                f"{cutout2d / took[engine]:.1f} x Cutout2D",
-                f"{floor / took[engine]:.2f} of the floor",
-            )
-        print(f"  anonymous memory of the serial run at most {memory:.0f} MiB")
-        line("Cutout2D, one open file, writing", cutout2d)
-        if "astrocut" in took:
-            line("astrocut in memory, from 50 targets", took["astrocut"])
-        print("\nextraction alone")
-        line(
-            "lensfinder",
-            took["lensfinder"],
-            f"{took['Cutout2D'] / took['lensfinder']:.1f} x Cutout2D",
-            f"{took['slices'] / took['lensfinder']:.2f} of bare slices",
-        )
-        line("Cutout2D", took["Cutout2D"])
-        line("bare slices", took["slices"], f"{took['Cutout2D'] / took['slices']:.1f} x Cutout2D")
-        packed, each = time_compressed(folder, x, y)
-        print("\none band, tile-compressed")
-        line("lensfinder, one pass", packed, f"{each / packed:.1f} x per-cutout access")
-        line("per-cutout .section, from 40 targets", each)
-        print("\ndetection in the r band")
-        print("\n".join(time_detection(folder, true)))
+        if "command" in parts:
+            time_command(folder, Path(name), wcs, x, y)
+        if "extraction" in parts:
+            time_extraction(folder, x, y)
+        if "compressed" in parts:
+            packed, each = time_compressed(folder, x, y)
+            print("\none band, tile-compressed")
+            line("lensfinder, one pass", packed, f"{each / packed:.1f} x per-cutout access")
+            line("per-cutout .section, from 40 targets", each)
+        if "detection" in parts:
+            print("\ndetection in the r band")
+            print("\n".join(time_detection(folder, true)))
+    print(f"load {os.getloadavg()[0]:.1f} after")
 
 
 if __name__ == "__main__":
