@@ -56,7 +56,7 @@ class SimulateConfig(Section):
         gt=0,
         description="Pixel of the source images, arcsec, where their headers don't tell.",
     )
-    psf: str | None = Field(
+    psf: InputPath | None = Field(
         None,
         description="PSF images instead of round ones: FITS images, cubes or PSFEx models, one "
         "file a band, such as 'psfs/{band}.fits'.",

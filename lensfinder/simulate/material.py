@@ -108,7 +108,7 @@ def find(
     """
     where: dict[str, Any] = {}
     identity: dict[str, Any] = {}
-    if config.hosts is not None and (config.psf or config.sky is not None):
+    if config.hosts is not None and (config.psf is not None or config.sky is not None):
         raise RequestError(
             f"--hosts with {'--psf' if config.psf else '--sky'}",
             "one of them: a real galaxy brings its own PSF and sky along",
@@ -121,8 +121,8 @@ def find(
             "files": [sha256_of(path) for path in files],
             "pixel_arcsec": config.source_pixel_arcsec,
         }
-    if config.psf:
-        named = {band: Path(config.psf.replace("{band}", band)) for band in bands}
+    if config.psf is not None:
+        named = {band: Path(str(config.psf).replace("{band}", band)) for band in bands}
         where["psf"] = {band: str(path) for band, path in named.items()}
         missing = [str(path) for path in named.values() if not path.is_file()]
         if missing:

@@ -119,7 +119,7 @@ def plan_request(config: Config) -> Request:
 
         hosts, inputs["hosts"] = find_hosts(chosen, bands, sky["pixel_scale_arcsec"], keys["size"])
     real: dict[str, Any] = {}
-    if chosen.sources is not None or chosen.psf or chosen.sky is not None:
+    if any(given is not None for given in (chosen.sources, chosen.psf, chosen.sky)):
         from lensfinder.simulate.material import find
 
         scale = sky["pixel_scale_arcsec"]
