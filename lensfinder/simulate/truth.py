@@ -190,7 +190,9 @@ def _in_old_places(noise: Sequence[tuple[int, int]]) -> dict[tuple[int, int, int
 
 def known_columns(bands: tuple[str, ...]) -> set[str]:
     """Columns that a table may have, beside those of other bands."""
-    return {*population.columns(bands), *_TEXT, *_CARRIED, *_MEASURED}
+    by_band = ("mag_source_{}", "psf_fwhm_{}_arcsec", "sky_rms_{}_njy")
+    named = {name.format(band) for name in by_band for band in bands}
+    return {*population.columns(bands), *named, *_TEXT, *_CARRIED, *_MEASURED}
 
 
 def _unknown_columns(table: Mapping[str, np.ndarray], setting: Setting) -> list[str]:
