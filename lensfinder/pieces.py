@@ -1,17 +1,19 @@
-"""A file in memory that holds what was written to it, and nothing for the gaps between."""
+"""A shard's file: what HDF5 writes of it, kept in memory, and its pixels, which go to the disk."""
 
 from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
 
+import numpy as np
 from numpy.typing import NDArray
 
 
 class PiecesFile(io.RawIOBase):
-    """Takes what HDF5 writes of a shard apart from its pixels."""
+    """Holds what was written to it, and nothing for the gaps between."""
 
     def __init__(self) -> None:
         self._pieces: dict[int, bytes] = {}
@@ -72,3 +74,30 @@ class PiecesFile(io.RawIOBase):
             end = offset + array.nbytes
         total.update(self.between(end, max(end, self.end)))
         return total.hexdigest()
+
+
+@dataclass
+class Parts:
+    """A shard that is written a few stamps at a time, in any order; see `shards.in_parts`.
+
+    Attributes
+    ----------
+    stream : binary file
+    offsets : mapping of "image" and "mask" to int
+        Where their first rows begin.
+    catalog : columns
+        To be set before the end.
+    """
+
+    stream: BinaryIO
+    offsets: Mapping[str, int]
+    catalog: dict[str, NDArray[Any]] = field(default_factory=dict)
+
+    def put(
+        self, row_N: NDArray[np.intp], image_NCHW: NDArray[np.float32], mask_NCHW: NDArray[np.uint8]
+    ) -> None:
+        """Write stamps to their rows."""
+        for name, stamps in (("image", image_NCHW), ("mask", mask_NCHW)):
+            for row, stamp in zip(row_N.tolist(), np.ascontiguousarray(stamps), strict=True):
+                self.stream.seek(self.offsets[name] + row * stamp.nbytes)
+                self.stream.write(stamp.data)

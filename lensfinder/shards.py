@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -22,11 +23,15 @@ from numpy.typing import NDArray
 from lensfinder import schema
 from lensfinder.commit import commit, need_space
 from lensfinder.errors import MismatchError, RequestError
-from lensfinder.pieces import PiecesFile
+from lensfinder.pieces import Parts, PiecesFile
 
 Columns = dict[str, NDArray[Any]]
 _PIXELS = {"image": np.float32, "mask": np.uint8, "variance": np.float32}
+_UNITS = {"image": "nJy", "variance": "nJy2"}
 _TEXT = h5py.string_dtype()
+# A foreign file may declare more than it holds; gzip makes a thousandth of zeros at best.
+_UNSUSPICIOUS_BYTES = 2**26
+_MOST_COMPRESSED = 2000
 
 
 @dataclass(frozen=True)
@@ -137,21 +142,10 @@ def write(
     if variance_NCHW is not None:
         pixels["variance"] = variance_NCHW
     with h5py.File(headers, "w", libver="v108") as file:
-        file.attrs["schema_version"] = schema.SCHEMA_VERSION
-        file.attrs["stage"] = header.stage
-        file.attrs["survey"] = header.survey
-        file.attrs["bands"] = list(header.bands)
-        file.attrs["pixel_scale_arcsec"] = header.pixel_scale_arcsec
-        file.attrs["stretched"] = header.stretched
-        # Attributes end at 64 kB; a list of inputs may not.
-        for name in ("ingredients", "provenance"):
-            file.create_dataset(name, data=json.dumps(getattr(header, name)), dtype=_TEXT)
+        _describe(file, header)
         _write_columns(file.create_group("catalog"), catalog)
         _write_columns(file.create_group("ledger"), ledger or {})
-        offsets = {name: _allocate(file, name, array) for name, array in pixels.items()}
-        for name, unit in (("image", "nJy"), ("variance", "nJy2")):
-            if name in file:
-                file[name].attrs["unit"] = unit
+        offsets = {name: _allocate(file, name, array.shape) for name, array in pixels.items()}
     placed = [(offsets[name], np.ascontiguousarray(array)) for name, array in pixels.items()]
     # Hashing leaves the interpreter to the thread that writes, and the other way round.
     with ThreadPoolExecutor(1) as pool:
@@ -165,7 +159,54 @@ def write(
         return digest.result()
 
 
-def _allocate(file: h5py.File, name: str, array: NDArray[Any]) -> int:
+@contextmanager
+def in_parts(path: Path, header: Header, n: int, size: int) -> Iterator[Parts]:
+    """Write a shard whose stamps are never in memory together, by the commit protocol.
+
+    Every row must be put, and the catalogue be set, before the end.
+
+    Parameters
+    ----------
+    path, header
+        As for `write`.
+    n, size : int
+        Stamps, and their side.
+
+    Raises
+    ------
+    ValueError, DiskError
+        As `write`.
+    """
+    shape = (n, len(header.bands), size, size)
+    headers, pixels = PiecesFile(), math.prod(shape)
+    need_space(path, pixels * 5 + 1_000_000)
+    with (
+        commit(path, check=lambda written: _check_rows(written, n)) as temporary,
+        temporary.open("wb") as stream,
+    ):
+        with h5py.File(headers, "w", libver="v108") as file:
+            _describe(file, header)
+            made = Parts(stream, {name: _allocate(file, name, shape) for name in ("image", "mask")})
+            yield made
+            _check_columns(n, made.catalog)
+            _write_columns(file.create_group("catalog"), made.catalog)
+            file.create_group("ledger")
+        headers.write_to(stream)
+
+
+def _describe(file: h5py.File, header: Header) -> None:
+    file.attrs["schema_version"] = schema.SCHEMA_VERSION
+    file.attrs["stage"] = header.stage
+    file.attrs["survey"] = header.survey
+    file.attrs["bands"] = list(header.bands)
+    file.attrs["pixel_scale_arcsec"] = header.pixel_scale_arcsec
+    file.attrs["stretched"] = header.stretched
+    # Attributes end at 64 kB; a list of inputs may not.
+    for name in ("ingredients", "provenance"):
+        file.create_dataset(name, data=json.dumps(getattr(header, name)), dtype=_TEXT)
+
+
+def _allocate(file: h5py.File, name: str, shape: tuple[int, ...]) -> int:
     """Create a contiguous dataset without writing it; return where its pixels belong."""
     how = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     how.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
@@ -173,10 +214,12 @@ def _allocate(file: h5py.File, name: str, array: NDArray[Any]) -> int:
     dataset = h5py.h5d.create(
         file.id,
         name.encode(),
-        h5py.h5t.py_create(array.dtype),
-        h5py.h5s.create_simple(array.shape),
+        h5py.h5t.py_create(np.dtype(_PIXELS[name])),
+        h5py.h5s.create_simple(shape),
         how,
     )
+    if name in _UNITS:
+        file[name].attrs["unit"] = _UNITS[name]
     return int(dataset.get_offset() or 0)
 
 
@@ -193,6 +236,10 @@ def _check_contract(
         raise ValueError(f"stamps of {width} x {height} are not square with an odd side")
     if image_NCHW.dtype != np.float32 or mask_NCHW.dtype != np.uint8:
         raise ValueError(f"image {image_NCHW.dtype}, mask {mask_NCHW.dtype}")
+    _check_columns(n, catalog)
+
+
+def _check_columns(n: int, catalog: Mapping[str, Sequence[Any] | NDArray[Any]]) -> None:
     missing = [name for name in schema.REQUIRED_COLUMNS if name not in catalog]
     if missing:
         raise ValueError(f"catalogue without {missing}")
@@ -305,6 +352,13 @@ def _refuse_foreign(path: Path, group: h5py.Group, name: str) -> None:
     item = group[name]
     if isinstance(item, h5py.Dataset) and (item.external or item.is_virtual):
         raise RequestError(f"{path}: '{name}' lies in another file", "data inside the file itself")
+    if isinstance(item, h5py.Dataset) and item.nbytes > _UNSUSPICIOUS_BYTES:
+        # Chunks that were never written take no room, until they are read.
+        held = item.id.get_storage_size()
+        if held * _MOST_COMPRESSED < item.nbytes:
+            raise RequestError(
+                f"{path}: '{name}' declares {item.nbytes} bytes and holds {held}", "whole data"
+            )
 
 
 def _read_columns(path: Path, file: h5py.File, group_name: str) -> Columns:

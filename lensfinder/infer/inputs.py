@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lensfinder import schema, shards, tables, tiles
+from lensfinder import schema, shards, tiles
 from lensfinder.cutout import planning
 from lensfinder.cutout.extract import Stamps, extract, psf_columns
 from lensfinder.cutout.stampfiles import stamps_of
@@ -56,21 +56,17 @@ def stream(unit: Unit, rows: int) -> Iterator[Chunk]:
     return (_adapted(chunk, unit.ingredients["infer"]["adapt"]) for chunk in found)
 
 
-def pick(unit: Unit, ids: Sequence[str]) -> Chunk:
-    """Read some of a unit's targets again, in the order of `ids`."""
-    if "targets" in unit.task:
-        unit = _only(unit, ids)
-        chunks = list(stream(unit, len(ids)))
+def pick(unit: Unit, ids: Sequence[str], rows: int) -> Iterator[Chunk]:
+    """Read some of a unit's targets again, `rows` at a time, in the unit's own order."""
+    task = dict(unit.task)
+    if "targets" in task:
+        wanted = np.isin(np.asarray(task["targets"]["id"]).astype(str), ids)
+        task["targets"] = {n: np.asarray(v)[wanted] for n, v in task["targets"].items()}
+        if "stamps" in task:
+            task["stamps"] = {name: task["stamps"][name] for name in task["targets"]["id"]}
     else:
-        # Of a shard, a row more or less costs nothing; what isn't wanted is not kept.
-        chunks = [_take(c, np.isin(c.columns["id"].astype(str), ids)) for c in stream(unit, 256)]
-    merged = Chunk(
-        np.concatenate([chunk.image_NCHW for chunk in chunks]),
-        np.concatenate([chunk.mask_NCHW for chunk in chunks]),
-        tables.concatenate([chunk.columns for chunk in chunks]),
-    )
-    row_of = {str(name): row for row, name in enumerate(merged.columns["id"])}
-    return _take(merged, np.array([row_of[name] for name in ids], np.int64))
+        task["ids"] = ids
+    return stream(replace(unit, task=task), rows)
 
 
 def planned_ids(unit: Unit) -> Sequence[str]:
@@ -83,27 +79,13 @@ def planned_ids(unit: Unit) -> Sequence[str]:
         return list(shard.catalog["id"][chosen(shard.catalog["split"], unit.task["splits"])])
 
 
-def _only(unit: Unit, ids: Sequence[str]) -> Unit:
-    task = dict(unit.task)
-    wanted = np.isin(np.asarray(task["targets"]["id"]).astype(str), ids)
-    task["targets"] = {n: np.asarray(v)[wanted] for n, v in task["targets"].items()}
-    if "stamps" in task:
-        task["stamps"] = {name: task["stamps"][name] for name in task["targets"]["id"]}
-    return replace(unit, task=task)
-
-
-def _take(chunk: Chunk, rows: NDArray[Any]) -> Chunk:
-    return Chunk(
-        chunk.image_NCHW[rows],
-        chunk.mask_NCHW[rows],
-        {name: values[rows] for name, values in chunk.columns.items()},
-    )
-
-
 def _of_shard(task: Mapping[str, Any], rows: int) -> Iterator[Chunk]:
     path = Path(task["shard"])
     with shards.read(path) as shard:
-        wanted = np.flatnonzero(chosen(shard.catalog["split"], task["splits"]))
+        of_split = chosen(shard.catalog["split"], task["splits"])
+        if "ids" in task:
+            of_split &= np.isin(shard.catalog["id"].astype(str), task["ids"])
+        wanted = np.flatnonzero(of_split)
         columns = {name: values[wanted] for name, values in shard.catalog.items()}
     flags = columns["flags"]
     columns["outcome"] = np.where(flags != 0, schema.FLAGGED, schema.OK).astype(object)

@@ -22,6 +22,8 @@ from lensfinder.tables import Columns
 
 CANDIDATES = "candidates.h5"
 RANKED = "ranked.parquet"
+# Stamps held at a time, however many candidates are kept.
+_CHUNK = 64
 _SUFFIXES = {"fits": ".fits", "ecsv": ".ecsv", "votable": ".vot"}
 _FORMATS = {"fits": "fits", "ecsv": "ascii.ecsv", "votable": "votable"}
 _LISTED = ("id", "ra", "dec", "tile", "logit", "logit_std", "score", "flags", "label", "split")
@@ -112,35 +114,31 @@ def _write_stamps(run: Run, ranked: Columns, scored: Sequence[Unit]) -> None:
         path.unlink(missing_ok=True)
         return
     spec = run.notes["spec"]
-    shape = (len(sky), len(spec.bands), spec.size, spec.size)
-    image, mask = np.empty(shape, np.float32), np.empty(shape, np.uint8)
-    pieces: list[tuple[NDArray[np.intp], dict[str, NDArray[Any]]]] = []
-    for unit in scored:
-        places = np.flatnonzero(ranked["unit"][sky] == unit.name)
-        if len(places):
-            found = pick(unit, [str(name) for name in ranked["id"][sky[places]]])
-            image[places], mask[places] = found.image_NCHW, found.mask_NCHW
-            pieces.append((places, found.columns))
-    order = np.argsort(np.concatenate([places for places, _ in pieces]))
-    columns = tables.concatenate([columns for _, columns in pieces])
-    columns = {n: v[order] for n, v in columns.items() if n not in ("outcome", "reason")}
-    columns |= {name: ranked[name][sky] for name in ("logit", "score", "flags")}
-    columns |= {name: ranked[name][sky] for name in ("rank", "group_id", "group_rank")}
-    shards.write(
-        path,
-        shards.Header(
-            stage="infer",
-            survey=run.config.run.survey,
-            bands=spec.bands,
-            pixel_scale_arcsec=spec.pixel_scale_arcsec,
-            ingredients={"units": [unit.fingerprint for unit in scored]},
-            provenance=run.provenance,
-            stretched=spec.stretched,
-        ),
-        image,
-        mask,
-        columns,
+    header = shards.Header(
+        stage="infer",
+        survey=run.config.run.survey,
+        bands=spec.bands,
+        pixel_scale_arcsec=spec.pixel_scale_arcsec,
+        ingredients={"units": [unit.fingerprint for unit in scored]},
+        provenance=run.provenance,
+        stretched=spec.stretched,
     )
+    pieces: list[tuple[NDArray[np.intp], dict[str, NDArray[Any]]]] = []
+    with shards.in_parts(path, header, len(sky), spec.size) as made:
+        for unit in scored:
+            places = np.flatnonzero(ranked["unit"][sky] == unit.name)
+            names = ranked["id"][sky[places]].astype(str)
+            place_of = dict(zip(names.tolist(), places.tolist(), strict=True))
+            for found in pick(unit, list(place_of), _CHUNK) if place_of else ():
+                own = np.array([place_of[str(name)] for name in found.columns["id"]], np.intp)
+                made.put(own, found.image_NCHW, found.mask_NCHW)
+                pieces.append((own, found.columns))
+        order = np.argsort(np.concatenate([places for places, _ in pieces]))
+        columns = tables.concatenate([columns for _, columns in pieces])
+        columns = {n: v[order] for n, v in columns.items() if n not in ("outcome", "reason")}
+        columns |= {name: ranked[name][sky] for name in ("logit", "score", "flags")}
+        columns |= {name: ranked[name][sky] for name in ("rank", "group_id", "group_rank")}
+        made.catalog = columns
 
 
 def remarks(units: Sequence[Unit]) -> list[str]:
