@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import random
 import warnings
 from collections.abc import Callable
@@ -158,7 +159,8 @@ def _scale(cards: list[bytes], rng: random.Random) -> None:
     if numbers:
         place = rng.choice(numbers)
         value = (_number(cards[place]) or 0.0) * rng.choice((-1, 0, 0.5, 2, 10, 1e3, 1e9, 1e-9))
-        text = str(int(value)) if rng.random() < 0.5 else repr(value)
+        whole = math.isfinite(value) and rng.random() < 0.5
+        text = str(int(value)) if whole else repr(value)
         cards[place] = _card(cards[place][:8].decode("latin-1"), text)
 
 

@@ -119,6 +119,7 @@ def throw(
                 kept = shutil.copytree(case, folder / f"kept-{number}", dirs_exist_ok=True)
                 wrong.append(f"case {number} of seed {seed} ({kept}), {arguments[0]}: {found}")
         shutil.rmtree(case)
+        (folder / "done").write_text(f"{number + 1} cases, {len(wrong)} wrong")
         if len(wrong) >= 40:
             break
     assert not wrong, f"{len(wrong)} wrong\n" + "\n".join(wrong)
