@@ -146,6 +146,12 @@ def open_set(paths: Sequence[Path]) -> StampSet:
         cell_N,
         np.cumsum([0, *(len(label) for label in labels)]),
     )
+    if not np.isin(stamps.label_N, (schema.LENS, schema.NOT_LENS)).any():
+        raise RequestError(
+            f"none of the {len(stamps.label_N)} stamps of {paths[0]}"
+            f"{' and others' if len(paths) > 1 else ''} is labelled lens or non-lens",
+            "mocks of `lensfinder simulate`, or cutouts that `lensfinder grades` has labelled",
+        )
     for split in ("train", "val"):
         _check_classes(split, stamps.label_N[stamps.members(split)])
     return stamps
