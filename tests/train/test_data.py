@@ -51,7 +51,7 @@ def test_shards_that_disagree_are_refused_with_both_values(tmp_path, write_shard
 
 def test_stamps_without_any_label_are_no_training_set(tmp_path, write_shard):
     path = write_shard(tmp_path / "a.h5", label=np.full(90, -1))
-    with pytest.raises(RequestError, match="none of the 90 stamps .*labelled"):
+    with pytest.raises(RequestError, match=r"none of the 90 stamps .*labelled"):
         data.open_set([path])
 
 
