@@ -35,7 +35,23 @@ def flaw(header: Mapping[str, Any]) -> str:
             return (
                 f"{name} = {value!r}, expected {'T' if kind is True else 'the kind of extension'}"
             )
+    return _flaw_of_kind(header) or _flaw_of_size(header)
+
+
+def _flaw_of_size(header: Mapping[str, Any]) -> str:
     return _flaw_of_axes(header, "") or _flaw_of_axes(header, "Z") or _flaw_of_counts(header)
+
+
+def _flaw_of_kind(header: Mapping[str, Any]) -> str:
+    """Look at what astropy looks at to tell the kinds of HDUs apart, as it does."""
+    try:
+        for card in list(getattr(header, "cards", ()))[:1]:
+            _ = card.keyword, card.value
+        for name in ("GROUPS", "ZIMAGE"):
+            _ = header.get(name)
+    except (fits.VerifyError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"what can't be read: {error}"
+    return ""
 
 
 def _flaw_of_axes(header: Mapping[str, Any], prefix: str) -> str:
