@@ -1,0 +1,168 @@
+"""Laws of the docs: what they show is what the code does, and what they name is there."""
+
+from __future__ import annotations
+
+import ast
+import csv
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from docs import generate
+from lensfinder import survey, tables
+from lensfinder.cli import app
+
+Command = Callable[..., Any]
+
+ROOT = Path(__file__).parent.parent.parent
+PAGES = sorted([*(ROOT / "docs").glob("*.md"), *ROOT.glob("*.md")])
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def blocks(page: Path) -> Iterator[tuple[str, str]]:
+    """Yield language and text of each fenced block."""
+    for match in FENCE.finditer(page.read_text(encoding="utf-8")):
+        yield match[1], match[2]
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """Yield the words of each call of lensfinder in a block of shell lines."""
+    for line in text.replace("\\\n", " ").splitlines():
+        for part in re.split(r"&&|\||;", line.removeprefix("$ ").strip()):
+            if part.strip().startswith("lensfinder "):
+                yield shlex.split(part.replace("…", ""), comments=True)[1:]
+
+
+@pytest.mark.parametrize("name", generate.PAGES)
+def test_a_generated_page_says_what_the_code_says(name: str) -> None:
+    stands = (ROOT / "docs" / name).read_text(encoding="utf-8")
+    assert stands == generate.written(name), "run python tests/docs/generate.py"
+
+
+def shown() -> Iterator[Any]:
+    for page in PAGES:
+        calls = [words for _, text in blocks(page) for words in commands(text)]
+        inline = re.findall(r"`(lensfinder [^`]+)`", FENCE.sub("", page.read_text("utf-8")))
+        calls += [words for text in inline for words in commands(text)]
+        for words in calls:
+            # Words in capitals stand for something, and a bare name is no call.
+            if len(words) > 1 and words[0].islower():
+                yield pytest.param(words, id=f"{page.name}: {' '.join(words)[:70]}")
+
+
+@pytest.mark.parametrize("words", shown())
+def test_every_command_that_a_page_shows_is_one(words: list[str]) -> None:
+    group: Any = typer.main.get_command(app)
+    assert words[0] in group.commands
+    # Unknown options, missing arguments and values of the wrong type are errors.
+    if "--help" not in words:
+        group.commands[words[0]].make_context(words[0], list(words[1:]))
+
+
+# The numbers that make a tutorial's result good, and a test long.
+SMALLER = {"14336": "768", "12": "1", "8": "1", "0.1,0.05,0.001": "0.5,0.2"}
+
+
+def test_the_tutorial_runs_as_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
+) -> None:
+    """With fewer mocks, epochs and views; grades come from here instead of from people."""
+    for name in ("sample_data", "pipelines"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    monkeypatch.chdir(tmp_path)
+    page = ROOT / "docs" / "tutorial.md"
+    calls = [words for language, text in blocks(page) if language == "console"
+             for words in commands(text)]  # fmt: skip
+    assert {words[0] for words in calls} >= {
+        *("check", "cutout", "simulate", "train", "infer", "report", "status", "grades")
+    }
+    for words in calls:
+        said = [SMALLER.get(word, word) if n else word for n, word in enumerate(words)]
+        if words[0] in ("cutout", "simulate", "train", "infer", "report"):
+            said += ["--engine", "serial", "-q"]
+        if words[0] == "grades":
+            write_grades(tmp_path)
+        done = command(*said)
+        assert done.code == 0, f"{said}: {done.err}"
+    for shown_file in re.findall(r"`(tutorial/[^`*]+\.\w+)`", page.read_text(encoding="utf-8")):
+        assert (tmp_path / shown_file).exists(), shown_file
+
+
+def write_grades(folder: Path) -> None:
+    ids = tables.read_columns(folder / "tutorial" / "scores-sky" / "ranked.parquet")["id"][:9]
+    for grader, letters in (("anna", "ABCXAACXX"), ("ben", "AACXABCXX")):
+        with (folder / f"{grader}.csv").open("w", newline="") as file:
+            rows = csv.writer(file)
+            rows.writerow(["id", "grade", "grader"])
+            rows.writerows(
+                [name, letter, grader] for name, letter in zip(ids, letters, strict=True)
+            )
+
+
+def test_python_that_a_page_shows_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
+) -> None:
+    """What `formats.md` tells a stranger to type, beside a folder of cutouts."""
+    made = ["cutout", ROOT / "sample_data" / "tiles", "--catalog", ROOT / "sample_data/targets.csv"]
+    made += ["--size", 21, "--engine", "serial", "-q", "-o", tmp_path / "cutouts"]
+    assert command(*made).code == 0
+    monkeypatch.chdir(tmp_path)
+    found = [
+        text for language, text in blocks(ROOT / "docs" / "formats.md") if language == "python"
+    ]
+    assert found
+    for text in found:
+        exec(compile(text, "formats.md", "exec"), {})
+
+
+@pytest.mark.parametrize("name", survey.names())
+def test_the_file_names_shown_for_a_survey_are_its_own(name: str) -> None:
+    this = survey.load(name)
+    names = generate.FILES[name]
+    words = [re.fullmatch(this.files.pattern, file) for file in names]
+    assert all(words), [file for file, match in zip(names, words, strict=True) if not match]
+    assert len({match["tile"] for match in words if match}) <= 1
+
+
+TEST_NAME = re.compile(r"`(tests/[\w/]+\.py)(?:::(\w+))?`")
+
+
+@pytest.mark.parametrize("page", ["promises.md", "faults.md"])
+def test_each_test_that_a_page_names_exists(page: str) -> None:
+    named = set(TEST_NAME.findall((ROOT / "docs" / page).read_text(encoding="utf-8")))
+    assert len(named) > 15
+    for file, function in sorted(named):
+        tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+        there = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+        assert not function or function in there, f"{file}::{function}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_a_page_links_to_is_there(page: Path) -> None:
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    for target in re.findall(r"\]\((?!https?:)([^)#\s]+)", text):
+        assert (page.parent / target).exists(), target
+
+
+def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs", reason="pip install '.[docs]'")
+    assert shutil.which("mkdocs") or sys.executable
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "-q", "-d", str(tmp_path / "site")],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    pages = list((tmp_path / "site").rglob("*.html"))
+    assert len(pages) > 10
+    for page in pages:
+        # Nothing is loaded from elsewhere.
+        loaded = re.findall(r'(?:src|<link[^>]*href)="(https?:[^"]+)"', page.read_text("utf-8"))
+        assert not loaded, f"{page}: {loaded}"
