@@ -172,13 +172,17 @@ def test_once_all_workers_are_gone_the_run_stops_and_can_go_on(
     preload = tmp_path / "dies.py"
     preload.write_text(DIES_AT_ITS_SECOND)
     folder = tmp_path / "scores"
-    with LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address=None) as cluster:
+    with (
+        LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
         address = cluster.scheduler_address
         worker = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--no-nanny"]
         worker += ["--nthreads", "1", "--no-dashboard", "--preload", str(preload)]
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         workers = [subprocess.Popen([*worker, "--local-directory", str(tmp_path)], **quiet)
                    for _ in range(2)]  # fmt: skip
+        client.wait_for_workers(2, timeout=120)
         stopped = subprocess.run(
             [*command(sky, folder), "--engine", address, "--workers-timeout-s", "5"],
             capture_output=True,
