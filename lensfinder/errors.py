@@ -141,3 +141,8 @@ def in_words(problem: Mapping[str, Any]) -> str:
     # A table as a whole says nothing of the part that is wrong or missing.
     whole = isinstance(problem["input"], dict) and problem["type"] in ("missing", "value_error")
     return said if whole or not problem["loc"] else f"{said} (got {problem['input']!r})"
+
+
+def counted(number: int, what: str) -> str:
+    """Count in words: ``"1 object"``, ``"2 objects"``."""
+    return f"{number} {what}{'' if number == 1 else 's'}"

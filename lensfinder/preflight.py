@@ -14,7 +14,7 @@ from typing import Any
 from lensfinder import __version__, disks, slurm, survey, tables, tiles
 from lensfinder.config import Config, SlurmConfig, load
 from lensfinder.cutout.planning import plan_stamps
-from lensfinder.errors import LensfinderError, UnitError
+from lensfinder.errors import LensfinderError, UnitError, counted
 
 _MOST_FINDINGS = 20
 _MOCK_SECONDS = 0.01  # a core's time for one mock of three bands, roughly
@@ -127,7 +127,7 @@ def _check_pipeline(path: Path) -> tuple[dict[str, str], int]:
         findings |= found
         if config.cutout.catalog is not None:
             rows = len(tables.read_catalog(config.cutout.catalog, config.cutout.columns)["id"])
-            findings["catalogue"] = f"ok, {_counted(rows, 'row')}"
+            findings["catalogue"] = f"ok, {counted(rows, 'row')}"
     simulate = next(staged.simulate for _, stage, staged in steps if stage == "simulate")
     if config.slurm != SlurmConfig():
         jobs = slurm.jobs_of(steps, Path(path.stem), config.slurm, "lensfinder run")
@@ -139,13 +139,9 @@ def _check_pipeline(path: Path) -> tuple[dict[str, str], int]:
     minutes = math.ceil(simulate.count * _MOCK_SECONDS / 60 / len(os.sched_getaffinity(0)))
     findings["mocks"] = (
         f"{simulate.count} of {simulate.size}² in {','.join(bands)}: "
-        f"{simulate.count * stamp_bytes / 1e9:.2f} GB, about {_counted(minutes, 'minute')} here"
+        f"{simulate.count * stamp_bytes / 1e9:.2f} GB, about {counted(minutes, 'minute')} here"
     )
     return findings, 3 if bad else 0
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _check_jobs(jobs: Sequence[slurm.Job]) -> tuple[str, int]:

@@ -12,7 +12,7 @@ from typing import Any
 from lensfinder import tables
 from lensfinder.commit import orphans, sha256_of
 from lensfinder.config import STAGES
-from lensfinder.errors import RequestError, nearest
+from lensfinder.errors import RequestError, counted, nearest
 from lensfinder.ledger import INDEX, LEDGER, read_index
 from lensfinder.runs import RUN, Unit, fingerprint, process
 
@@ -105,12 +105,15 @@ def _describe_stage(
     counts = ", ".join(f"{value} {name}" for name, value in index["counts"].items() if value)
     state = "finished" if finished else "not finished"
     lines = [
-        f"{folder.name}: {state}, {about['products']} products" + (f"; {counts}" * bool(counts))
+        f"{folder.name}: {state}, {counted(about['products'], 'product')}"
+        + (f"; {counts}" * bool(counts))
     ]
     lines += [f"  failed: {f['unit']} [{f['reason']}] {f['message']}" for f in failures]
     lines += [f"  damaged: {name}; run the command again to make it anew" for name in damaged]
     if verify and not damaged:
-        lines.append(f"  {len(index['products'])} products proven" + " with sha256" * deep)
+        lines.append(
+            f"  {counted(len(index['products']), 'product')} proven" + " with sha256" * deep
+        )
     if clean:
         _check_idle(folder)
         for path in [*left, *stale]:

@@ -48,7 +48,7 @@ def test_it_tells_what_became_of_each_object(run: Path, command: Command) -> Non
 
 def test_counts_are_told_in_words_and_as_json(run: Path, command: Command) -> None:
     assert (
-        "finished, 1 products; 3 planned, 1 ok, 1 flagged, 1 rejected" in command("status", run).out
+        "finished, 1 product; 3 planned, 1 ok, 1 flagged, 1 rejected" in command("status", run).out
     )
     about = json.loads(command("status", run, "--json").out)["cutouts"]
     assert about["counts"] == {"planned": 3, "ok": 1, "flagged": 1, "rejected": 1, "failed": 0}

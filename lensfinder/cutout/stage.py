@@ -17,7 +17,7 @@ from lensfinder.config import Config
 from lensfinder.cutout import planning
 from lensfinder.cutout.extract import Room, Stamps, extract, psf_columns
 from lensfinder.cutout.stampfiles import is_damage, stamps_of
-from lensfinder.errors import RequestError
+from lensfinder.errors import RequestError, counted
 from lensfinder.ledger import close_ledger
 from lensfinder.runs import Receipt, Run, Summary, Unit, fingerprint, ingredients
 from lensfinder.survey import Survey
@@ -210,7 +210,7 @@ def finish(run: Run) -> Summary:
 def _counted(selection: Mapping[str, Any]) -> str:
     """Say how many objects there were to choose from, and whence."""
     n, inside = selection["catalogue"], selection["inside"]
-    objects = f"{n} object{'' if n == 1 else 's'}"
+    objects = counted(n, "object")
     if selection["from"] == "catalogue":
         return f"{objects} listed, {inside} of them inside tiles"
     return f"{objects} {'detected' if selection['from'] == 'detection' else 'in stamps'}"
@@ -232,7 +232,7 @@ def _damaged_stamps(run: Run) -> list[str]:
     named = [f"{name} [{reason}]" for name, reason in list(found.items())[:3]]
     more = f" and {len(found) - 3} more" if len(found) > 3 else ""
     return [
-        f"damaged: {len(found)} stamps can't be read: {', '.join(named)}{more}; "
+        f"damaged: {counted(len(found), 'stamp')} can't be read: {', '.join(named)}{more}; "
         "the ledger names all of them, and `lensfinder check` says what is wrong with each"
     ]
 
