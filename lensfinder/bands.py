@@ -167,7 +167,7 @@ class BandPixels:
         sentinel = self._rules.no_data_value
         empty = None if sentinel is None else image == sentinel
         # What float32 can't hold is damage, and becomes no data.
-        with np.errstate(over="ignore", under="ignore"):
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             np.multiply(image, image.dtype.type(self._njy), out=out.flux, casting="same_kind")
         no_data = ~np.isfinite(out.flux)
         if empty is not None:

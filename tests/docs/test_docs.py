@@ -58,7 +58,7 @@ def shown() -> Iterator[Any]:
                 yield pytest.param(words, id=f"{page.name}: {' '.join(words)[:70]}")
 
 
-@pytest.mark.parametrize("words", shown())
+@pytest.mark.parametrize("words", list(shown()))
 def test_every_command_that_a_page_shows_is_one(words: list[str]) -> None:
     group: Any = typer.main.get_command(app)
     assert words[0] in group.commands
