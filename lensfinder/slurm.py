@@ -328,14 +328,13 @@ def worker_jobs(slurm: SlurmConfig, workers: int) -> Iterator[Any]:
 def _replacing(cluster: Any, jobs: int) -> Iterator[None]:
     """Submit a new worker job for each that has left the queue, as long as this lasts.
 
-    Dask notices only workers that it knew, and of jobs with several processes none. After three
-    looks in a row that found jobs lost and no worker at all, no more are submitted: whatever ends
-    them ends their successors, too.
+    Dask itself notices only workers that it knew, and submits nothing. After three looks in a row that found jobs lost and no worker at all, no more
+    are submitted: whatever ends them ends their successors, too.
     """
     over = threading.Event()
 
-    def replace(lost: Mapping[str, Any]) -> None:
-        for name, job in lost.items():
+    def replace(gone: Mapping[str, Any]) -> None:
+        for name, job in gone.items():
             if cluster.workers.get(name) is job:
                 del cluster.workers[name]
         cluster.scale(jobs=jobs)  # submits those that it misses
@@ -347,11 +346,12 @@ def _replacing(cluster: Any, jobs: int) -> Iterator[None]:
             queued = _queued()
             if queued is None:
                 continue
-            lost = {name: job for name, job in known.items() if job.job_id not in queued}
+            gone = {name: job for name, job in known.items() if job.job_id not in queued}
+            lost = bool(gone or cluster.worker_spec.keys() - known.keys())
             anybody = bool(cluster.scheduler_info["workers"])
-            in_vain = 0 if anybody else in_vain + bool(lost)
+            in_vain = 0 if anybody else in_vain + lost
             if lost:
-                cluster.loop.add_callback(replace, lost)
+                cluster.loop.add_callback(replace, gone)
 
     watcher = threading.Thread(target=watch, name="worker-jobs", daemon=True)
     watcher.start()
