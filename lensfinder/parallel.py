@@ -382,10 +382,9 @@ class Engine:
                         )
                     )
             elif self.name == "slurm":
-                # Slurm's queue says which jobs are lost: Dask would end one whose worker is being
-                # started anew, and, since it goes by names, the one that took a lost one's place.
-                patient = {"distributed.deploy.lost-worker-timeout": "1 day"}
-                self._stack.enter_context(dask.config.set(patient))
+                # The queue tells lost jobs; Dask would end one by the name of a worker before it.
+                never = dask.config.set({"distributed.deploy.lost-worker-timeout": "1 day"})
+                self._stack.enter_context(never)
                 address = self._stack.enter_context(worker_jobs(self.slurm, self.workers))
             how = {"scheduler_file": address} if str(address).endswith(".json") else {}
             try:

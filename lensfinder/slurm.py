@@ -328,8 +328,9 @@ def worker_jobs(slurm: SlurmConfig, workers: int) -> Iterator[Any]:
 def _replacing(cluster: Any, jobs: int) -> Iterator[None]:
     """Submit a new worker job for each that has left the queue, as long as this lasts.
 
-    Dask itself notices only workers that it knew, and submits nothing. After three looks in a row that found jobs lost and no worker at all, no more
-    are submitted: whatever ends them ends their successors, too.
+    Dask itself notices only workers that it knew, and submits nothing. After three looks in a row
+    that found jobs lost and no worker at all, no more are submitted: whatever ends them ends their
+    successors, too.
     """
     over = threading.Event()
 
