@@ -87,6 +87,7 @@ def model_bytes(tmp_path_factory):
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(data=st.data())
+@pytest.mark.fault
 def test_any_flipped_bit_is_detected(tmp_path, model_bytes, data):
     header_length = 8 + int.from_bytes(model_bytes[:8], "little")
     last = data.draw(st.sampled_from([header_length, len(model_bytes)])) - 1

@@ -153,6 +153,7 @@ def test_what_one_unit_raises_becomes_its_failure(
     assert bool(failure.traceback) == (reason == "bug")
 
 
+@pytest.mark.fault
 def test_a_full_disk_stops_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     def do(_: Unit) -> Receipt:
         raise DiskError("full")
@@ -198,6 +199,7 @@ stage.do = do
 """
 
 
+@pytest.mark.fault
 def test_units_that_crash_or_hang_fail_alone(tmp_path: Path) -> None:
     import dask
     import distributed  # noqa: F401 (or the settings below would be all there are)

@@ -104,6 +104,7 @@ def assert_equal_tables(one: Path, other: Path) -> None:
             np.testing.assert_array_equal(values, b[name], err_msg=f"{one.name}/{name}")
 
 
+@pytest.mark.fault
 def test_killed_at_random_it_ends_like_an_uninterrupted_run(
     pipeline: Path, whole: tuple[Path, float], request: pytest.FixtureRequest
 ) -> None:
@@ -168,6 +169,7 @@ def test_interrupted_it_exits_with_75_and_goes_on(
     assert_equal_products(whole[0], folder)
 
 
+@pytest.mark.fault
 def test_a_terminals_interrupt_ends_all_processes_in_one_sentence(tmp_path: Path) -> None:
     arguments = ["-o", str(tmp_path), "-n", "65536", "--size", "41"]
     process = subprocess.Popen(

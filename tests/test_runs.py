@@ -65,6 +65,7 @@ def test_differences_are_named_by_their_place() -> None:
 
 
 @pytest.mark.parametrize("fails", ["write", "check", "fsync", "replace"])
+@pytest.mark.fault
 def test_whatever_fails_nothing_is_left_and_the_old_file_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
 ) -> None:
@@ -175,6 +176,7 @@ def request_of(tmp_path: Path) -> Callable[[str], list[object]]:
         ("replace", 4, "before"),  # of the index, when all products are there
     ],
 )
+@pytest.mark.fault
 def test_killed_at_any_point_and_run_again_equals_a_clean_run(
     tmp_path: Path, request_of: Callable[[str], list[object]], command: Command, name: str,
     nth: int, when: str,
@@ -213,6 +215,7 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("announced", [True, False])
+@pytest.mark.fault
 def test_a_full_disk_leaves_nothing_under_a_final_name(
     full_disk: Path, tmp_path: Path, announced: bool
 ) -> None:
@@ -234,6 +237,7 @@ def test_a_full_disk_leaves_nothing_under_a_final_name(
 # -- what is reused, and what is refused ---------------------------------------------------------
 
 
+@pytest.mark.fault
 def test_another_request_is_refused_and_the_difference_named(
     tmp_path: Path, request_of: Callable[[str], list[object]], command: Command
 ) -> None:
@@ -255,6 +259,7 @@ def test_another_request_is_refused_and_the_difference_named(
 
 
 @pytest.mark.parametrize("change", ["size", "header"])
+@pytest.mark.fault
 def test_another_input_is_refused_and_only_its_unit_redone(
     tmp_path: Path, request_of: Callable[[str], list[object]], command: Command, change: str
 ) -> None:

@@ -186,6 +186,7 @@ def test_a_file_without_its_parts_is_refused(tmp_path: Path, name: str) -> None:
         pass
 
 
+@pytest.mark.fault
 def test_another_schema_version_is_named_and_can_be_made_again(tmp_path: Path) -> None:
     path = tmp_path / "a.h5"
     write(path, ["x"])

@@ -229,6 +229,7 @@ LARGE = [2**63 - 1, 2**63 - 2, 2**53 + 1, -(2**63), 0]
 
 @pytest.mark.parametrize("suffix", [".csv", ".ecsv", ".fits", ".vot", ".parquet"])
 @pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.fault
 def test_the_largest_ids_stay_exact(tmp_path: Path, suffix: str, masked: bool) -> None:
     from astropy.table import MaskedColumn, Table
 

@@ -224,6 +224,7 @@ def rewrite_header(path: Path, **cards: object) -> None:
         ({"CRVAL1": 180.001}, "unequal_grid"),
     ],
 )
+@pytest.mark.fault
 def test_a_tile_that_cannot_be_placed_is_refused_with_its_reason(
     tmp_path: Path, cards: dict[str, object], reason: str
 ) -> None:

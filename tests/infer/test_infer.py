@@ -226,6 +226,7 @@ def test_other_stamps_than_the_model_takes_are_refused(
         run("infer", tmp_path / "s", infer={"inputs": (tmp_path / "c",), "model": (model[1],)})
 
 
+@pytest.mark.fault
 def test_another_model_does_not_reuse_scores(
     cutouts: Path, model: tuple[Model, Path], scored: Path, tmp_path: Path
 ) -> None:

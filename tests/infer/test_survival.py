@@ -97,6 +97,7 @@ def assert_same_catalogue(one: Path, other: Path) -> None:
         np.testing.assert_array_equal(values, ledgers[1][name])
 
 
+@pytest.mark.fault
 def test_killed_at_random_nothing_is_lost_or_doubled(
     sky: Sky, whole: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -130,6 +131,7 @@ def test_killed_at_random_nothing_is_lost_or_doubled(
     assert_same_catalogue(tmp_path, whole)
 
 
+@pytest.mark.fault
 def test_workers_that_die_in_the_middle_change_nothing(
     sky: Sky, whole: Path, tmp_path: Path
 ) -> None:
@@ -166,6 +168,7 @@ stage.do = once
 """
 
 
+@pytest.mark.fault
 def test_once_all_workers_are_gone_the_run_stops_and_can_go_on(
     sky: Sky, whole: Path, tmp_path: Path
 ) -> None:
@@ -198,6 +201,7 @@ def test_once_all_workers_are_gone_the_run_stops_and_can_go_on(
     assert_same_catalogue(folder, whole)
 
 
+@pytest.mark.fault
 def test_two_runs_into_one_folder_end_well(sky: Sky, whole: Path, tmp_path: Path) -> None:
     both = [
         subprocess.Popen(

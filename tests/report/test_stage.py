@@ -165,6 +165,7 @@ def test_scores_of_two_models_are_refused(inputs: dict[str, Path], tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", ["host_id", "source_id"])
+@pytest.mark.fault
 def test_leakage_between_splits_is_refused_by_name(name: str, tmp_path: Path) -> None:
     columns = mock_scores()
     columns["split"][0] = "train"

@@ -75,6 +75,7 @@ def stop_when_told(ranks, stop, _folder):
     raise Interrupted("stopped at a good moment")
 
 
+@pytest.mark.fault
 def test_a_signal_to_the_parent_stops_all_ranks_at_a_good_moment(tmp_path):
     with pytest.raises(Interrupted, match="good moment"):
         distribute.launch(2, 2, tmp_path, stop_when_told, str(tmp_path))
@@ -86,6 +87,7 @@ def die(ranks, _stop, _folder):
     ranks.wait_for_all()
 
 
+@pytest.mark.fault
 def test_a_killed_rank_ends_the_others_and_is_named(tmp_path):
     with pytest.raises(UnitError, match=r"rank 1 was killed by SIGKILL.*same command"):
         distribute.launch(2, 2, tmp_path, die, str(tmp_path))

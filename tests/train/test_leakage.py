@@ -36,6 +36,7 @@ def test_stamps_without_scatter_are_nobodys_twins():
     leakage.check_prints(prints, np.array(list("abcd")), splits)
 
 
+@pytest.mark.fault
 def test_a_cell_of_the_sky_in_two_splits_is_refused():
     radec_N2 = np.array([[10.0, -30.0], [10.001, -30.0], [np.nan, np.nan], [50.0, 0.0]])
     cells = leakage.cells_of(radec_N2)

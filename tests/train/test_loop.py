@@ -81,6 +81,7 @@ def test_stopped_anywhere_and_resumed_is_as_uninterrupted(stamps, tmp_path):
 
 
 @pytest.mark.parametrize(("steps", "save_every_s"), [(3, 0.0), (3, 1e9), (6, 1e9)])
+@pytest.mark.fault
 def test_killed_and_run_again_is_as_uninterrupted(stamps, tmp_path, steps, save_every_s):
     """The last state is that of the step before, or none, or that of the epoch before."""
     with pytest.raises(KeyboardInterrupt):
@@ -99,6 +100,7 @@ def test_batch_statistics_resume_too(tmp_path, write_shard):
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip"])
+@pytest.mark.fault
 def test_a_damaged_newest_state_falls_back_and_says_so(stamps, tmp_path, capsys, damage):
     whole = train(stamps, tmp_path / "whole")
     folder = tmp_path / "damaged"
@@ -184,6 +186,7 @@ def test_ranks_share_a_global_batch_and_give_the_same_losses(make_unit):
             assert line == pytest.approx(alone, rel=0, abs=1e-9)
 
 
+@pytest.mark.fault
 def test_a_loss_that_is_not_finite_is_an_error_and_keeps_the_last_state(stamps, tmp_path):
     folder = tmp_path / "states"
     with pytest.raises(Interrupted):
@@ -193,6 +196,7 @@ def test_a_loss_that_is_not_finite_is_an_error_and_keeps_the_last_state(stamps, 
     assert States(folder).newest_step() is not None
 
 
+@pytest.mark.fault
 def test_more_ranks_than_stamps_in_a_batch_are_refused(stamps, tmp_path):
     with pytest.raises(RequestError, match="2 stamps for 3 ranks"):
         loop.train(

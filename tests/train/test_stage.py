@@ -101,6 +101,7 @@ def test_members_are_added_to_what_is_there_and_listed(tmp_path, write_shard):
     assert metrics_of(folder) == first != metrics_of(folder, "-member-2")
 
 
+@pytest.mark.fault
 def test_sets_train_a_model_each_and_may_not_leak_into_each_other(tmp_path, write_shard):
     paths = [write_shard(tmp_path / f"{name}.h5", seed=i) for i, name in enumerate("ab")]
     summary = runs.execute(
@@ -140,6 +141,7 @@ def test_folds_score_every_object_once_by_a_model_that_never_saw_it(tmp_path, wr
 
 
 @pytest.mark.parametrize("other", ["val", "test"])
+@pytest.mark.fault
 def test_a_turned_twin_in_two_splits_is_found_and_named(tmp_path, write_shard, other):
     path = write_shard(tmp_path / "a.h5")
     with shards.read(path) as shard:
