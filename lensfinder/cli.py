@@ -280,7 +280,7 @@ def status(
 ) -> None:
     """Tell how far a run is, and what became of an object.
 
-    Example: lensfinder status quickstart --id KIDSJ120003.21-003012.3
+    Example: lensfinder status quickstart --id KIDSJ120004.06-002909.8
     """
     from lensfinder.status import describe
 

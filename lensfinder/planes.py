@@ -290,7 +290,8 @@ def _image(path: Path, hdus: fits.HDUList, wanted: int | str | None, dimensions:
 def _check_tiles_there(path: Path, hdu: Any) -> None:
     # However large an image a header declares, each of its tiles has a pointer of 8 bytes.
     tiles = math.prod(
-        -(-side // step) for side, step in zip(hdu.shape, hdu.tile_shape, strict=True)
+        -(-int(side) // int(step))  # numpy's integers overflow
+        for side, step in zip(hdu.shape, hdu.tile_shape, strict=True)
     )
     where = hdu.fileinfo()
     if where is not None and tiles * 8 > where["datSpan"]:

@@ -49,22 +49,27 @@ def test_a_generated_page_says_what_the_code_says(name: str) -> None:
 
 def shown() -> Iterator[Any]:
     for page in PAGES:
-        calls = [words for _, text in blocks(page) for words in commands(text)]
+        calls = [(words, True) for _, text in blocks(page) for words in commands(text)]
         inline = re.findall(r"`(lensfinder [^`]+)`", FENCE.sub("", page.read_text("utf-8")))
-        calls += [words for text in inline for words in commands(text)]
-        for words in calls:
+        calls += [(words, False) for text in inline for words in commands(text)]
+        for words, whole in calls:
             # Words in capitals stand for something, and a bare name is no call.
-            if len(words) > 1 and words[0].islower():
-                yield pytest.param(words, id=f"{page.name}: {' '.join(words)[:70]}")
+            if len(words) > 1 and words[0].islower() and "[OPTIONS]" not in words:
+                name = f"{page.name}: {' '.join(words)[:70]}"
+                yield pytest.param(words, whole, id=name)
 
 
-@pytest.mark.parametrize("words", list(shown()))
-def test_every_command_that_a_page_shows_is_one(words: list[str]) -> None:
+@pytest.mark.parametrize(("words", "whole"), list(shown()))
+def test_every_command_that_a_page_shows_is_one(words: list[str], whole: bool) -> None:
     group: Any = typer.main.get_command(app)
     assert words[0] in group.commands
-    # Unknown options, missing arguments and values of the wrong type are errors.
-    if "--help" not in words:
-        group.commands[words[0]].make_context(words[0], list(words[1:]))
+    command = group.commands[words[0]]
+    known = {name for one in command.params for name in (*one.opts, *one.secondary_opts)}
+    given = [word.partition("=")[0] for word in words if re.match("--?[a-z]", word)]
+    assert set(given) <= known | {"--help"}
+    if whole and "--help" not in words:
+        # Missing arguments and values of the wrong type are errors; a capital N is some number.
+        command.make_context(words[0], ["1" if word == "N" else word for word in words[1:]])
 
 
 # The numbers that make a tutorial's result good, and a test long.
