@@ -32,9 +32,6 @@ _TEXT = h5py.string_dtype()
 # A foreign file may declare more than it holds; gzip makes a thousandth of zeros at best.
 _UNSUSPICIOUS_BYTES = 2**26
 _MOST_COMPRESSED = 2000
-# A foreign file may declare more than it holds; gzip makes a thousandth of zeros at best.
-_UNSUSPICIOUS_BYTES = 2**26
-_MOST_COMPRESSED = 2000
 
 
 @dataclass(frozen=True)
@@ -355,13 +352,6 @@ def _refuse_foreign(path: Path, group: h5py.Group, name: str) -> None:
     item = group[name]
     if isinstance(item, h5py.Dataset) and (item.external or item.is_virtual):
         raise RequestError(f"{path}: '{name}' lies in another file", "data inside the file itself")
-    if isinstance(item, h5py.Dataset) and item.nbytes > _UNSUSPICIOUS_BYTES:
-        # Chunks that were never written take no room, until they are read.
-        held = item.id.get_storage_size()
-        if held * _MOST_COMPRESSED < item.nbytes:
-            raise RequestError(
-                f"{path}: '{name}' declares {item.nbytes} bytes and holds {held}", "whole data"
-            )
     if isinstance(item, h5py.Dataset) and item.nbytes > _UNSUSPICIOUS_BYTES:
         # Chunks that were never written take no room, until they are read.
         held = item.id.get_storage_size()
