@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import numpy as np
 from astropy.io import fits
+from astropy.io.fits.hdu.compressed._compression import CfitsioException
 from astropy.utils.exceptions import AstropyWarning
 from astropy.wcs import WCS, FITSFixedWarning
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ from lensfinder.errors import UnitError
 # What reading a damaged FITS file has been seen to raise.
 READ_ERRORS = (
     fits.VerifyError,
+    CfitsioException,  # of a compressed tile's bytes; no subclass of any other
     AssertionError,  # of astropy.wcs, where a distortion's tables are missing
     AttributeError,  # of astropy, where a card holds a number instead of text, or the other way
     NameError,  # of astropy.wcs, where a distortion lacks its cards
