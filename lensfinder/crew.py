@@ -12,7 +12,7 @@ from lensfinder.errors import Interrupted
 from lensfinder.runs import Unit
 
 if TYPE_CHECKING:
-    from distributed import Client, Future
+    from distributed import Client, Future, LocalCluster
 
 CONNECT_TIMEOUT_S = 30
 
@@ -26,6 +26,10 @@ class Crew:
     client : Client
     workers_timeout_s : float
         How long there may be no worker at all.
+    cluster : LocalCluster or None
+        What starts workers anew that are gone, as far as their nannies do not.
+    wanted : int
+        Workers it is to have.
     units : mapping of key to Unit
         Those whose result is still to come.
     futures : mapping of key to Future
@@ -39,6 +43,8 @@ class Crew:
 
     client: Client
     workers_timeout_s: float
+    cluster: LocalCluster | None = None
+    wanted: int = 0
     units: dict[str, Unit] = field(default_factory=dict)
     futures: dict[str, Future] = field(default_factory=dict)
     began: dict[str, tuple[str, float]] = field(default_factory=dict)
@@ -80,6 +86,9 @@ class Crew:
         self.threads, self.at_once = hosts.total(), max(hosts.values(), default=1)
         there = self.threads > 0
         self.alone_since = float("inf") if there else min(self.alone_since, now)
+        if self.cluster is not None and self.threads < self.wanted:
+            # A nanny lets a worker go that ended as if by its own will.
+            self.cluster.scale(self.wanted)
         if now - self.alone_since > self.workers_timeout_s:
             if not reached:
                 raise stopped(f"the scheduler was not there for {self.workers_timeout_s:g} s")

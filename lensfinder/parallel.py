@@ -258,7 +258,8 @@ class Engine:
     ) -> Iterator[tuple[Unit, Receipt | Failure]]:
         client = self._start()
         threads_given = max(1, cores() // self.workers) if self.name == "local" else 0
-        crew, done = Crew(client, self._timeout_s), SimpleQueue[Any]()
+        crew = Crew(client, self._timeout_s, self._cluster, self.workers)
+        done = SimpleQueue[Any]()
         waiting, suspects = deque(units), list[Unit]()
 
         def begin(unit: Unit, again: str = "") -> None:
@@ -301,15 +302,9 @@ class Engine:
             if time.monotonic() - looked >= _LOOK_EVERY_S:
                 looked = time.monotonic()
                 crew.require_workers()
-                self._replace_lost(crew.threads)
                 for key in crew.late(timeout_s):
                     unit = crew.drop(key)
                     yield unit, _timed_out(unit, timeout_s)
-
-    def _replace_lost(self, there: int) -> None:
-        # Nannies start workers anew, but for one that ended as if by its own will.
-        if self._cluster is not None and there < self.workers:
-            self._cluster.scale(self.workers)
 
     def _result(self, future: Future) -> Receipt | Failure | None:
         """Return what became of a unit; None if workers died of it, or beside it.

@@ -171,11 +171,6 @@ def in_parts(path: Path, header: Header, n: int, size: int) -> Iterator[Parts]:
         As for `write`.
     n, size : int
         Stamps, and their side.
-
-    Raises
-    ------
-    ValueError, DiskError
-        As `write`.
     """
     shape = (n, len(header.bands), size, size)
     headers, pixels = PiecesFile(), math.prod(shape)
@@ -196,11 +191,9 @@ def in_parts(path: Path, header: Header, n: int, size: int) -> Iterator[Parts]:
 
 def _describe(file: h5py.File, header: Header) -> None:
     file.attrs["schema_version"] = schema.SCHEMA_VERSION
-    file.attrs["stage"] = header.stage
-    file.attrs["survey"] = header.survey
     file.attrs["bands"] = list(header.bands)
-    file.attrs["pixel_scale_arcsec"] = header.pixel_scale_arcsec
-    file.attrs["stretched"] = header.stretched
+    for name in ("stage", "survey", "pixel_scale_arcsec", "stretched"):
+        file.attrs[name] = getattr(header, name)
     # Attributes end at 64 kB; a list of inputs may not.
     for name in ("ingredients", "provenance"):
         file.create_dataset(name, data=json.dumps(getattr(header, name)), dtype=_TEXT)
