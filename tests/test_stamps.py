@@ -28,6 +28,7 @@ def test_a_stamp_is_a_window_on_the_padded_plane(
         assert np.array_equal(stamp, window)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=20))
 def test_the_central_pixel_is_the_nearest(positions: list[float]) -> None:
     x = np.array(positions)

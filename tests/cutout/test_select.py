@@ -25,6 +25,7 @@ def columns(**given: object) -> dict[str, np.ndarray]:
     return {"ra": np.zeros(len(next(iter(found.values())))), **found}
 
 
+@settings(deadline=None)
 @given(g=magnitudes, r=magnitudes, i=magnitudes)
 def test_the_lrg_cut_is_the_published_one(g: float, r: float, i: float) -> None:
     (chosen,) = lrg_petrillo2017(columns(mag_g=g, mag_r=r, mag_i=i))
