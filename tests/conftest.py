@@ -10,11 +10,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from lensfinder import cli
 
 # As the command line does: spinning threads of two test runs at once starve each other.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
+# How fast a busy machine draws examples says nothing of the code.
+settings.register_profile("any", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any")
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared" / "data"
