@@ -2,36 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
-from lensfinder import shards
-from lensfinder.train.data import StampSet
-from lensfinder.train.order import Index
 
-
-def median_fwhm_arcsec(stamps: StampSet, index_N: Index) -> dict[str, float]:
+def median_fwhm_arcsec(
+    catalogs: Iterable[Mapping[str, npt.NDArray[Any]]], bands: Sequence[str]
+) -> dict[str, float]:
     """Median FWHM of the PSF of some stamps, by band.
 
     Parameters
     ----------
-    stamps : StampSet
-    index_N : (N,) int
-        Which of them.
+    catalogs : iterable of columns
+        ``psf_fwhm_<band>_arcsec`` where known, of all stamps.
+    bands : sequence of str
 
     Returns
     -------
     dict of band to float
-        Arcsec, as observed; without the bands of which no shard tells it.
+        Arcsec, as observed; without the bands of which no stamp tells it.
     """
-    found: dict[str, list[npt.NDArray[np.floating]]] = {band: [] for band in stamps.bands}
-    for number, path in enumerate(stamps.paths):
-        first, end = stamps.start_S[number], stamps.start_S[number + 1]
-        own_N = index_N[(index_N >= first) & (index_N < end)] - first
-        with shards.read(path) as shard:
-            for band, widths in found.items():
-                told_N = shard.catalog.get(f"psf_fwhm_{band}_arcsec")
-                if told_N is not None:
-                    widths.append(told_N[own_N][np.isfinite(told_N[own_N])])
+    found: dict[str, list[npt.NDArray[np.floating]]] = {band: [] for band in bands}
+    for columns in catalogs:
+        for band, widths in found.items():
+            told_N = columns.get(f"psf_fwhm_{band}_arcsec")
+            if told_N is not None:
+                widths.append(told_N[np.isfinite(told_N)])
     told = {band: np.concatenate(widths) for band, widths in found.items() if widths}
     return {band: float(np.median(widths)) for band, widths in told.items() if len(widths)}

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lensfinder import checkpoint, networks, parallel, schema, tables
+from lensfinder import checkpoint, networks, parallel, schema, shards, tables
 from lensfinder.commit import commit
 from lensfinder.config import Config, TrainConfig
 from lensfinder.errors import RequestError
@@ -206,7 +206,7 @@ def train_and_save(ranks: Ranks, stop: Stop, unit: Unit) -> None:
                 "world_size": ranks.world,
                 "devices": devices,
                 "stamps": {"train": len(train_N), "val": len(val_N)},
-                "psf_fwhm_arcsec": median_fwhm_arcsec(stamps, train_N),
+                "psf_fwhm_arcsec": median_fwhm_arcsec(_catalogs(stamps, train_N), stamps.bands),
                 "val_negatives": int(np.sum(stamps.label_N[val_N] != schema.LENS)),
                 "epochs": len(outcome.history),
                 "best": outcome.history[outcome.best_epoch - 1],
@@ -285,6 +285,15 @@ def _write_left_out(unit: Unit, stamps: StampSet, outcome: loop.Outcome, model: 
 
 def _left_out_of(unit: Unit) -> Path:
     return unit.product.parents[1] / _OUT_OF_FOLD / f"{unit.name}.parquet"
+
+
+def _catalogs(stamps: StampSet, index_N: Index) -> Iterator[shards.Columns]:
+    """Yield each shard's columns, of these stamps alone."""
+    for number, path in enumerate(stamps.paths):
+        own_N = index_N - stamps.start_S[number]
+        with shards.read(path) as shard:
+            own_N = own_N[(own_N >= 0) & (own_N < len(shard))]
+            yield {name: values[own_N] for name, values in shard.catalog.items()}
 
 
 def _places(stamps: StampSet, index_N: Index) -> torch.Tensor:

@@ -156,13 +156,14 @@ DIES_AT_ITS_SECOND = """
 import os, signal
 from lensfinder.infer import stage
 
-done, do = [], stage.do
+# Dask loads this more than once.
+stage.done, stage.original = [], getattr(stage, "original", stage.do)
 
 def once(unit):
-    if done:
+    if stage.done:
         os.kill(os.getpid(), signal.SIGKILL)
-    done.append(unit.name)
-    return do(unit)
+    stage.done.append(unit.name)
+    return stage.original(unit)
 
 stage.do = once
 """
