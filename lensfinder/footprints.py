@@ -42,9 +42,10 @@ READ_ERRORS = (
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Read a survey's headers without astropy's remarks on them."""
+    """Read a survey's files without astropy's remarks on them."""
     # Survey headers break the standard in harmless ways; what harms is checked explicitly.
-    with warnings.catch_warnings():
+    # Damaged sizes overflow on the way to being refused.
+    with warnings.catch_warnings(), np.errstate(over="ignore", invalid="ignore"):
         warnings.simplefilter("ignore", AstropyWarning)
         warnings.simplefilter("ignore", FITSFixedWarning)
         yield
