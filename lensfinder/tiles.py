@@ -167,7 +167,7 @@ class Tile:
                 reason,
                 f"{planes['image'].path} ({band}) has {what}",
                 f"{wanted} as in {first}",
-                "`cutout --resample` puts the bands on one grid.",
+                "--resample puts the bands on one grid.",
             )
         self._scales[band] = grids.scale_arcsec(own)
         return ResampledBand(pixels, own, self.footprint)
