@@ -26,6 +26,8 @@ Columns = dict[str, NDArray[Any]]
 # By these TOPCAT and Aladin know positions without being asked (IVOA UCD1+).
 _UCDS = {"id": "meta.id;meta.main", "ra": "pos.eq.ra;meta.main", "dec": "pos.eq.dec;meta.main"}
 _MAGNITUDE = re.compile(r"(?:mag|mag_?auto|mag_?gaap|model_?mag)[_-]?([a-z]|vis)", re.IGNORECASE)
+_BLOCK_BYTES = 2880
+_MOST_GZIPPED = 1100  # gzip packs a thousandfold at best
 # Extinction by the Milky Way's dust in magnitudes, as KiDS, LSST and SDSS call it.
 _EXTINCTION = re.compile(r"(?:extinction|a)_([a-z]|vis)", re.IGNORECASE)
 
@@ -173,10 +175,27 @@ def _read_astropy(path: Path, kind: str) -> Columns:
         with warnings.catch_warnings():
             # Catalogues break their standards in harmless ways; rows are checked afterwards.
             warnings.simplefilter("ignore")
+            if kind == "fits":
+                _refuse_unfilled(path)
             loaded = Table.read(path, format=kind)
             return {name: catalogs.plain(loaded[name]) for name in loaded.colnames}
     except READ_ERRORS as error:
         raise ValueError(str(error) or type(error).__name__) from error
+
+
+def _refuse_unfilled(path: Path) -> None:
+    """Raise OSError before room is made for rows that a header declares and no file holds."""
+    from astropy.io import fits
+
+    size = path.stat().st_size
+    most = size * _MOST_GZIPPED if path.suffix == ".gz" else size
+    with fits.open(path) as hdus:
+        for hdu in hdus:
+            where = hdu.fileinfo() or {"datLoc": 0, "datSpan": 0}
+            declared = where["datLoc"] + where["datSpan"]
+            # All but the padding of the last block must be there.
+            if declared - _BLOCK_BYTES >= most:
+                raise OSError(f"a header declares {declared} bytes, and the file holds {size}")
 
 
 def _refuse_remote_stream(path: Path) -> None:

@@ -6,6 +6,7 @@ Others are kept by the tests that `docs/faults.md` names.
 from __future__ import annotations
 
 import ast
+import gzip
 import hashlib
 import io
 import json
@@ -293,6 +294,19 @@ def test_a_shard_that_claims_to_be_enormous_is_refused(tmp_path: Path) -> None:
     assert path.stat().st_size < 2**20
     with pytest.raises(RequestError, match="declares"), shards.read(path):
         pass
+
+
+@pytest.mark.parametrize("suffix", [".fits", ".fits.gz"])
+def test_a_catalogue_that_claims_to_be_enormous_is_refused(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / "targets.fits"
+    tables.write_astropy(path, {"ra": np.zeros(3), "dec": np.zeros(3)}, "fits")
+    raw = bytearray(path.read_bytes())
+    place = raw.index(b"NAXIS2  ")
+    raw[place : place + 80] = f"{'NAXIS2':8}= {2 * 10**9:>20}".ljust(80).encode()
+    claimed = tmp_path / f"claimed{suffix}"
+    claimed.write_bytes(gzip.compress(raw) if suffix.endswith(".gz") else raw)
+    with pytest.raises(RequestError, match="declares"):
+        tables.read_table(claimed)
 
 
 # -- the container, and the nodes -----------------------------------------------------------------
