@@ -40,6 +40,9 @@ READ_ERRORS = (
 )
 
 
+_MOST_WCS_AXES = 9
+
+
 @contextmanager
 def quietly() -> Iterator[None]:
     """Read a survey's files without astropy's remarks on them."""
@@ -130,6 +133,16 @@ def separation_deg(
     return distance
 
 
+def _check_axes(path: Path, header: fits.Header) -> None:
+    """Refuse what wcslib writes past its memory for."""
+    axes = header.get("WCSAXES", 2)
+    if not isinstance(axes, int) or not 0 < axes <= _MOST_WCS_AXES:
+        raise UnitError("no_wcs", f"{path}: WCSAXES = {axes!r}", f"1 to {_MOST_WCS_AXES}")
+    for card in header["CTYPE*"].cards:
+        if not isinstance(card.value, str):
+            raise UnitError("no_wcs", f"{path}: {card.keyword} = {card.value!r}", "text")
+
+
 def footprint_of(
     name: str, path: Path, header: fits.Header, hdus: fits.HDUList, shape_YX: tuple[int, int]
 ) -> Footprint:
@@ -142,6 +155,7 @@ def footprint_of(
     """
     try:
         with quietly():
+            _check_axes(path, header)
             # The whole file, since distortion tables are HDUs of their own.
             wcs = WCS(header, hdus, naxis=2)
             if not wcs.has_celestial:
