@@ -13,7 +13,6 @@ from lensfinder import schema
 from lensfinder.simulate.artefacts import artefact
 from lensfinder.simulate.families import Row
 from lensfinder.simulate.material import Material
-from lensfinder.simulate.material import load as load_material
 from lensfinder.simulate.noise import Noise, gaussian_correlation
 from lensfinder.simulate.observation import Observation
 from lensfinder.simulate.population import (
@@ -87,22 +86,19 @@ class Setting:
     material: Material | None = None
 
     @classmethod
-    def of(
-        cls, ingredients: Mapping[str, Any], material: Mapping[str, Any] | None = None
-    ) -> Setting:
+    def of(cls, ingredients: Mapping[str, Any], material: Material | None = None) -> Setting:
         """Take it from the ingredients of a product of `simulate`.
 
         Parameters
         ----------
         ingredients : of a product
-        material : where the real images lie that it was made with, as from `material.find`
+        material : real images that it was made with
         """
-        real = load_material(material) if material else None
         keys, sky = ingredients["simulate"], ingredients["sky"]
         population = Population.model_validate(ingredients["population"])
         rules, bands = population.observing, tuple(keys["bands"])
         gains, length = rules.electrons_per_njy, rules.noise_correlation_pixels
-        sky_given = real is not None and real.sky_PCYX is not None
+        sky_given = material is not None and material.sky_PCYX is not None
         return cls(
             population=population,
             observation=Observation(
@@ -111,17 +107,17 @@ class Setting:
                 pixel_scale_arcsec=sky["pixel_scale_arcsec"],
                 reference_band=sky["reference_band"],
                 electrons_per_njy=tuple(gains[band] for band in bands) if gains else None,
-                psf="image" if real is not None and real.psf is not None else rules.psf,
+                psf="image" if material is not None and material.psf is not None else rules.psf,
                 moffat_beta=rules.moffat_beta,
-                psf_images=None if real is None else real.psf,
-                sources=None if real is None else real.sources,
+                psf_images=None if material is None else material.psf,
+                sources=None if material is None else material.sources,
                 noise=Noise(
                     kind=rules.noise,
                     # Real sky is as correlated as it is.
                     correlation_YX=gaussian_correlation(length)
                     if length and not sky_given
                     else None,
-                    sky_patches_PCYX=None if real is None else real.sky_PCYX,
+                    sky_patches_PCYX=None if material is None else material.sky_PCYX,
                     bad_pixel_fraction=rules.bad_pixel_fraction,
                     bad_columns=rules.bad_columns,
                 ),
@@ -131,7 +127,7 @@ class Setting:
             seed=ingredients["seed"],
             val_fraction=keys["val_fraction"],
             test_fraction=keys["test_fraction"],
-            material=real,
+            material=material,
         )
 
 

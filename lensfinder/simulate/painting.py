@@ -16,7 +16,7 @@ from lensfinder.errors import RequestError
 from lensfinder.ledger import products_of
 from lensfinder.simulate import hosts
 from lensfinder.simulate.families import Row
-from lensfinder.simulate.material import check_stamps
+from lensfinder.simulate.inputs import check_stamps
 from lensfinder.simulate.mocks import (
     Chunk,
     Mocks,

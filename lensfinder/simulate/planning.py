@@ -120,7 +120,7 @@ def plan_request(config: Config) -> Request:
         hosts, inputs["hosts"] = find_hosts(chosen, bands, sky["pixel_scale_arcsec"], keys["size"])
     real: dict[str, Any] = {}
     if any(given is not None for given in (chosen.sources, chosen.psf, chosen.sky)):
-        from lensfinder.simulate.material import find
+        from lensfinder.simulate.inputs import find
 
         scale = sky["pixel_scale_arcsec"]
         real, identity, left_out = find(chosen, bands, scale, keys["size"])
@@ -200,9 +200,10 @@ def _plan_truth(
 ) -> tuple[int, list[Host]]:
     """Check a table of systems; its rows, and the host of each where they are painted."""
     from lensfinder.simulate import truth
+    from lensfinder.simulate.inputs import load
     from lensfinder.simulate.mocks import Setting
 
-    setting = Setting.of({"simulate": keys, **inputs}, real)
+    setting = Setting.of({"simulate": keys, **inputs}, load(real) if real else None)
     systems = truth.complete(truth.read(path), setting, str(path), painted=bool(hosts))
     inputs["truth"] = sha256_of(path)
     if not hosts:

@@ -60,10 +60,11 @@ def do(unit: Unit) -> Receipt:
     """Make the mocks of one range, on one thread whatever is at hand."""
     import torch
 
+    from lensfinder.simulate.inputs import load
     from lensfinder.simulate.mocks import Setting
 
     made_from, task = unit.ingredients, unit.task
-    setting = Setting.of(made_from, task.get("material"))
+    setting = Setting.of(made_from, load(task["material"]) if "material" in task else None)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

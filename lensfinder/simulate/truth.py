@@ -252,8 +252,8 @@ def _row(
     bands = setting.observation.bands
     row: Row = dict.fromkeys(population.columns(bands), math.nan)
     row |= {name: value for name, value in given.items() if name in row}
-    if float(row["surroundings_seed"]).is_integer():
-        row["surroundings_seed"] = int(row["surroundings_seed"])
+    seed = float(row["surroundings_seed"])
+    row["surroundings_seed"] = int(seed) if seed.is_integer() else seed
     row["kind"], row["label"] = kind, int(kind == "lens")
     for pattern, low, high, closed in _BOUNDS:
         for name, value in given.items():
