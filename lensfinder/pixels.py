@@ -178,13 +178,25 @@ class PixelTransform:
 
 
 def _stretch(x_NCHW: torch.Tensor, recipe: Recipe) -> torch.Tensor:
-    """Compress the range in place; odd, monotonic, slope 1 / softening at zero for all three."""
+    """Compress the range; odd, monotonic, slope 1 / softening at zero for all three."""
     x_NCHW = x_NCHW.div_(recipe.softening)
     if recipe.stretch == "arcsinh":
-        return x_NCHW.arcsinh_()
+        return _arcsinh(x_NCHW)
     if recipe.stretch == "sqrt":
         return 2 * torch.sign(x_NCHW) * (torch.sqrt(1 + x_NCHW.abs()) - 1)
     return x_NCHW
+
+
+def _arcsinh(x_NCHW: torch.Tensor) -> torch.Tensor:
+    """Return arcsinh(x) = ±log1p(|x| + x² / (1 + √(1 + x²))), good to rounding.
+
+    On a CPU torch's own takes each number by itself, and six times as long.
+    """
+    size_NCHW = x_NCHW.abs()
+    # √(1 + x²) without the square, which would overflow.
+    root_NCHW = torch.hypot(size_NCHW, torch.ones_like(size_NCHW[:1, :1, :1, :1]))
+    size_NCHW.addcmul_(size_NCHW, size_NCHW / root_NCHW.add_(1))
+    return size_NCHW.log1p_().copysign_(x_NCHW)
 
 
 def _border(stamps_NCHW: torch.Tensor) -> torch.Tensor:

@@ -178,7 +178,7 @@ def test_check_looks_at_a_pipeline(tile: Path, command: Command) -> None:
     said = command("check", pipeline)
     assert said.code == 0, said.err
     assert "cutout → simulate → train → infer-mocks → infer-sky → report" in said.out
-    assert re.search("catalogue +ok, 1 rows", said.out)
+    assert re.search(r"catalogue +ok, 1 row\b", said.out)
     assert "1000 of 61² in g,r,i" in said.out
 
 
