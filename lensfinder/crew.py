@@ -34,7 +34,10 @@ class Crew:
         Those whose result is still to come.
     futures : mapping of key to Future
     began : mapping of key to (worker's address, time)
-        Since when a worker has been at work on a unit.
+        Since when a worker has been at work on a unit, as far as can be told.
+    held : mapping of worker's address to keys
+        What each had to do when last looked at.
+    nthreads : mapping of worker's address to tasks that it does at a time
     threads, at_once : int
         Tasks that run at a time on all machines, and on one at most.
     alone_since : float
@@ -48,32 +51,44 @@ class Crew:
     units: dict[str, Unit] = field(default_factory=dict)
     futures: dict[str, Future] = field(default_factory=dict)
     began: dict[str, tuple[str, float]] = field(default_factory=dict)
+    held: dict[str, set[str]] = field(default_factory=dict)
+    nthreads: dict[str, int] = field(default_factory=dict)
     threads: int = 0
     at_once: int = 1
     alone_since: float = float("inf")
 
-    def late(self, timeout_s: float) -> list[str]:
-        """Return the keys of units that have been with one worker for too long."""
+    def late(self, timeout_s: float) -> list[list[str]]:
+        """Return the keys of units that have been with one worker for too long.
+
+        Each group holds one, or all those of which a worker does some while the others wait for
+        their turn: which of them is stuck, nobody can tell.
+        """
         if not timeout_s:
             return []
         now = time.monotonic()
-        holders = {k: worker for worker, keys in self.client.processing().items() for k in keys}
-        # Of those that a worker holds, it does the first; the others wait, and are not late.
-        first = {holders[key]: key for key in reversed(self.units) if key in holders}
-        at_work = {key: worker for worker, key in first.items()}
-        for key, worker in at_work.items():
-            if self.began.get(key, ("", now))[0] != worker:
-                self.began[key] = (worker, now)
-        return [key for key in at_work if now - self.began[key][1] > timeout_s]
+        groups: list[list[str]] = []
+        for worker, keys in self.client.processing().items():
+            held = [key for key in keys if key in self.units]
+            hands, before = self.nthreads.get(worker, 1), self.held.get(worker, set())
+            # Where one went that others waited for, some of them has only begun.
+            turn = len(before) > hands and not before <= {*held}
+            for key in held:
+                if turn or key not in before:
+                    self.began[key] = (worker, now)
+            self.held[worker] = {*held}
+            overdue = [key for key in held if now - self.began[key][1] > timeout_s]
+            if overdue:
+                groups += [held] if len(held) > hands else [[key] for key in overdue]
+        return groups
 
-    def drop(self, key: str) -> Unit:
-        """Give a unit up, and start anew the worker that is stuck with it."""
-        stuck = self.began[key][0]
-        self.client.cancel([self.futures.pop(key)], force=True)
+    def drop(self, keys: list[str]) -> list[Unit]:
+        """Give units up, and start anew the worker that is stuck with them."""
+        stuck = self.began[keys[0]][0]
+        self.client.cancel([self.futures.pop(key) for key in keys], force=True)
         # It may be gone already, or have no nanny to start it anew.
         with suppress(ValueError, KeyError, OSError):
             self.client.restart_workers([stuck], timeout=CONNECT_TIMEOUT_S, raise_for_error=False)
-        return self.units.pop(key)
+        return [self.units.pop(key) for key in keys]
 
     def require_workers(self) -> None:
         """Count the workers; raise `Interrupted` if there has been none for too long."""
@@ -81,7 +96,8 @@ class Crew:
         hosts: Counter[str] = Counter()
         reached = self.client.status == "running"
         if reached:
-            for address, n in self.client.nthreads().items():
+            self.nthreads = dict(self.client.nthreads())
+            for address, n in self.nthreads.items():
                 hosts[address.rpartition(":")[0]] += n
         self.threads, self.at_once = hosts.total(), max(hosts.values(), default=1)
         there = self.threads > 0

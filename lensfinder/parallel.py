@@ -302,9 +302,9 @@ class Engine:
             if time.monotonic() - looked >= _LOOK_EVERY_S:
                 looked = time.monotonic()
                 crew.require_workers()
-                for key in crew.late(timeout_s):
-                    unit = crew.drop(key)
-                    yield unit, _timed_out(unit, timeout_s)
+                dropped = [crew.drop(keys) for keys in crew.late(timeout_s)]
+                suspects += [unit for several in dropped if len(several) > 1 for unit in several]
+                yield from ((one, _timed_out(one, timeout_s)) for one, *more in dropped if not more)
 
     def _result(self, future: Future) -> Receipt | Failure | None:
         """Return what became of a unit; None if workers died of it, or beside it.

@@ -16,6 +16,7 @@ import pytest
 from skies import sky_YX, tan_wcs, write_kids_tile
 
 from lensfinder import parallel, shards, tables
+from lensfinder.crew import Crew
 from lensfinder.errors import DiskError, MismatchError, RequestError, UnitError
 from lensfinder.ledger import read_index
 from lensfinder.runs import Failure, Receipt, Unit
@@ -214,6 +215,57 @@ def test_units_that_crash_or_hang_fail_alone(tmp_path: Path) -> None:
     failed = {n: r.reason for n, r in results.items() if isinstance(r, Failure)}
     assert failed == {"crashes": "worker_died", "stops": "timeout"}
     assert set(results) == set(names)
+
+
+class OneWorker:
+    """A scheduler's word on a worker that does one task at a time."""
+
+    def __init__(self) -> None:
+        self.keys: tuple[str, ...] = ()
+        self.restarted: list[str] = []
+
+    def processing(self) -> dict[str, tuple[str, ...]]:
+        return {"w": self.keys}
+
+    def cancel(self, futures: list[object], *, force: bool) -> None:
+        assert force
+
+    def restart_workers(self, workers: list[str], **_: object) -> None:
+        self.restarted += workers
+
+
+def test_a_unit_that_waits_behind_another_is_not_late_by_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whatever order the scheduler names them in."""
+    now = 0.0
+    monkeypatch.setattr("lensfinder.crew.time.monotonic", lambda: now)
+    client: Any = OneWorker()
+    units = {name: unit(name) for name in ("a", "b", "c")}
+    futures: Any = dict.fromkeys(units)
+    crew = Crew(client, 300.0, units=dict(units), futures=dict(futures), nthreads={"w": 1})
+    client.keys = ("a", "b")
+    assert crew.late(10) == []
+    now = 9.0
+    assert crew.late(10) == []
+    # One of them is done; whichever is left has only begun.
+    crew.units.pop("a")
+    client.keys = ("b",)
+    assert crew.late(10) == []
+    now = 18.0
+    assert crew.late(10) == []
+    now = 20.0
+    assert crew.late(10) == [["b"]]
+    assert crew.drop(["b"]) == [units["b"]]
+    # Neither of two that a worker sits on is known to be the one that is stuck.
+    crew.units, crew.futures = dict(units), dict(futures)
+    client.keys = ("c", "a")
+    assert crew.late(10) == []
+    now = 31.0
+    assert crew.late(10) == [["c", "a"]]
+    assert crew.drop(["c", "a"]) == [units["c"], units["a"]]
+    assert client.restarted == ["w", "w"]
+    assert list(crew.units) == ["b"]
 
 
 LEAVING = """
