@@ -361,8 +361,14 @@ def write_astropy(path: Path, columns: Mapping[str, NDArray[Any]], format: str) 
     from astropy.table import Table
 
     table = Table()
-    for name, values in columns.items():
-        text = values.dtype.kind == "O"
+    names = list(columns)
+    if format == "ascii.ecsv":
+        # A row that begins with # would be a comment: a number stands first.
+        numbers = [name for name in names if _is_number(columns[name])]
+        names = numbers[:1] + [name for name in names if name not in numbers[:1]]
+    for name in names:
+        values = columns[name]
+        text = not _is_number(values)
         table[name] = values.astype(str) if text else values
         if schema.unit_of(name):
             table[name].unit = schema.unit_of(name)
@@ -370,3 +376,7 @@ def write_astropy(path: Path, columns: Mapping[str, NDArray[Any]], format: str) 
             table[name].info.meta = {"ucd": _UCDS[name]}
     with commit(path) as temporary:
         table.write(temporary, format=format)
+
+
+def _is_number(values: NDArray[Any]) -> bool:
+    return values.dtype.kind != "O"

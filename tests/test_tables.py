@@ -260,3 +260,12 @@ def test_the_largest_ids_stay_exact(tmp_path: Path, suffix: str, masked: bool) -
 def test_reddening_is_known_by_its_usual_names(tmp_path: Path, name: str) -> None:
     (tmp_path / "t.csv").write_text(f'id,ra,dec,mag_r,"{name}"\na,1,2,20,0.05\n')
     assert tables.read_catalog(tmp_path / "t.csv")["ebv"] == pytest.approx(0.05)
+
+
+def test_an_id_like_a_comment_survives_every_export(tmp_path: Path) -> None:
+    """Astropy takes a row of an ECSV file that begins with # for a comment."""
+    ids = np.array(["#1", "b"], object)
+    for suffix, form in ((".ecsv", "ascii.ecsv"), (".fits", "fits"), (".vot", "votable")):
+        path = tmp_path / f"t{suffix}"
+        tables.write_astropy(path, {"id": ids, "ra": np.zeros(2), "dec": np.zeros(2)}, form)
+        assert tables.read_catalog(path)["id"].tolist() == ["#1", "b"]
