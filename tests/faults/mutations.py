@@ -76,7 +76,7 @@ KEYWORDS = (
         "A B",
         "lower",
         "\x01\x02",
-        "XXXXXXXX",
+        "UNKNOWN8",
     ),
 )
 
