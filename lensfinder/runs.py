@@ -15,7 +15,6 @@ drives it and is the only code that decides what to do again.
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import json
 import os
@@ -25,10 +24,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from lensfinder import provenance, schema
+from lensfinder import provenance
 from lensfinder.commit import make_folder, write_json
-from lensfinder.config import Config, Section
+from lensfinder.config import Config
 from lensfinder.errors import MismatchError, RequestError
+from lensfinder.fingerprints import differences, fingerprint
 from lensfinder.progress import Progress
 
 if TYPE_CHECKING:
@@ -141,26 +141,6 @@ class Summary:
     exit_code: int = 0
     reused: int = 0
     done: int = 0
-
-
-def fingerprint(ingredients: Mapping[str, Any]) -> str:
-    """Hash `ingredients` (anything JSON can hold) independently of the order of its keys."""
-    canonical = json.dumps(ingredients, sort_keys=True, separators=(",", ":"), allow_nan=True)
-    return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def ingredients(
-    stage: str, algorithm: int, config: Section | Mapping[str, Any], **inputs: Any
-) -> dict[str, Any]:
-    """Assemble what decides a product: the stage's algorithm version, its keys and its inputs."""
-    keys = config.fingerprint() if isinstance(config, Section) else dict(config)
-    return {
-        "stage": stage,
-        "algorithm": algorithm,
-        "schema": schema.SCHEMA_VERSION,
-        stage: keys,
-        **inputs,
-    }
 
 
 def process(pid: int) -> dict[str, Any] | None:
@@ -402,23 +382,3 @@ def _exit_code(run: Run) -> int:
     if len(run.units) > 1 or run.execution.is_share:
         return 3
     return 2 if codes[0] == 3 else codes[0]
-
-
-def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any], most: int = 4) -> list[str]:
-    """Name what differs between two ingredient lists, innermost key first: ``size: 101 → 65``."""
-    found: list[str] = []
-
-    def walk(old: Any, new: Any, where: str) -> None:
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
-            for key in sorted({*old, *new}):
-                walk(old.get(key), new.get(key), f"{where}.{key}" if where else str(key))
-        elif old != new:
-            found.append(f"{where}: {_short(old)} → {_short(new)}")
-
-    walk(stored, json.loads(json.dumps(wanted)), "")
-    return found[:most] + ([f"… {len(found) - most} more"] if len(found) > most else [])
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 40 else text[:36] + "…" + text[-1]

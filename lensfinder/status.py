@@ -13,8 +13,9 @@ from lensfinder import tables
 from lensfinder.commit import orphans, sha256_of
 from lensfinder.config import STAGES
 from lensfinder.errors import RequestError, counted, nearest
+from lensfinder.fingerprints import fingerprint
 from lensfinder.ledger import INDEX, LEDGER, read_index
-from lensfinder.runs import RUN, Unit, fingerprint, process
+from lensfinder.runs import RUN, Unit, process
 
 
 def describe(

@@ -98,7 +98,16 @@ KERNELS = sorted(
 def test_kernels_know_nothing_of_runs(name: str) -> None:
     forbidden = {
         f"lensfinder.{core}"
-        for core in ("config", "runs", "commit", "ledger", "parallel", "cli", "shards")
+        for core in (
+            "config",
+            "runs",
+            "fingerprints",
+            "commit",
+            "ledger",
+            "parallel",
+            "cli",
+            "shards",
+        )
     }
     forbidden |= {f"lensfinder.{stage}.stage" for stage in STAGES}
     assert not IMPORTS[name] & forbidden

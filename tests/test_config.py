@@ -9,7 +9,7 @@ import pytest
 
 from lensfinder import config
 from lensfinder.errors import RequestError
-from lensfinder.runs import fingerprint
+from lensfinder.fingerprints import fingerprint
 
 
 def write(tmp_path: Path, text: str) -> Path:

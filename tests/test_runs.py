@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from skies import sky_YX, tan_wcs, write_kids_tile, write_targets
 
-from lensfinder import runs, shards, tables
+from lensfinder import fingerprints, shards, tables
 from lensfinder.commit import commit, orphans, write_json
 from lensfinder.errors import DiskError, Interrupted
 from lensfinder.ledger import read_index
@@ -46,19 +46,19 @@ def shuffled(value: Any) -> Any:
 def test_a_fingerprint_is_of_the_content_and_not_of_its_order(
     content: dict[str, Any], key: str, value: Any
 ) -> None:
-    mark = runs.fingerprint(content)
-    assert runs.fingerprint(shuffled(content)) == mark
-    assert runs.fingerprint(json.loads(json.dumps(content))) == mark
-    assert runs.differences(content, shuffled(content)) == []
+    mark = fingerprints.fingerprint(content)
+    assert fingerprints.fingerprint(shuffled(content)) == mark
+    assert fingerprints.fingerprint(json.loads(json.dumps(content))) == mark
+    assert fingerprints.differences(content, shuffled(content)) == []
     changed = {**content, key: value}
     same = json.dumps(content, sort_keys=True) == json.dumps(changed, sort_keys=True)
-    assert (runs.fingerprint(changed) == mark) == same
+    assert (fingerprints.fingerprint(changed) == mark) == same
 
 
 def test_differences_are_named_by_their_place() -> None:
     old = {"cutout": {"size": 101, "bands": ["g"]}, "tile": {"r": {"bytes": 10}}}
     new = {"cutout": {"size": 65, "bands": ["g"]}, "tile": {"r": {"bytes": 12}}}
-    assert runs.differences(old, new) == ["cutout.size: 101 → 65", "tile.r.bytes: 10 → 12"]
+    assert fingerprints.differences(old, new) == ["cutout.size: 101 → 65", "tile.r.bytes: 10 → 12"]
 
 
 # -- the commit protocol ------------------------------------------------------------------------

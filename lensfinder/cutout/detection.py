@@ -17,8 +17,9 @@ from lensfinder import schema, tables, tiles
 from lensfinder.config import TargetsConfig
 from lensfinder.cutout.targets import Ownership, assign, keep_once
 from lensfinder.cutout.travel import from_plain, meaning, plain_paths
+from lensfinder.fingerprints import ingredients
 from lensfinder.footprints import Footprint, separation_deg
-from lensfinder.runs import Receipt, Run, Unit, ingredients
+from lensfinder.runs import Receipt, Run, Unit
 from lensfinder.survey import Survey
 from lensfinder.tables import Columns
 from lensfinder.tiles import TileFiles

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from lensfinder import shards, tables
 from lensfinder.errors import MismatchError
-from lensfinder.runs import Run, Unit, fingerprint
+from lensfinder.fingerprints import fingerprint
+from lensfinder.runs import Run, Unit
 
 if TYPE_CHECKING:
     from lensfinder.cutout.planning import Job, Plan

@@ -18,8 +18,9 @@ from lensfinder.cutout import planning
 from lensfinder.cutout.extract import Room, Stamps, extract, psf_columns
 from lensfinder.cutout.stampfiles import is_damage, stamps_of
 from lensfinder.errors import RequestError, counted
+from lensfinder.fingerprints import fingerprint, ingredients
 from lensfinder.ledger import close_ledger
-from lensfinder.runs import Receipt, Run, Summary, Unit, fingerprint, ingredients
+from lensfinder.runs import Receipt, Run, Summary, Unit
 from lensfinder.survey import Survey
 from lensfinder.tiles import TileFiles
 

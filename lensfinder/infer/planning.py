@@ -10,12 +10,13 @@ from lensfinder import shards, survey
 from lensfinder.config import InferConfig
 from lensfinder.cutout import planning
 from lensfinder.errors import RequestError
+from lensfinder.fingerprints import fingerprint, ingredients
 from lensfinder.infer import adapt, ensemble
 from lensfinder.infer.ensemble import Ensemble
 from lensfinder.infer.inputs import chosen
 from lensfinder.ledger import INDEX, products_of, read_index
 from lensfinder.model import PIXEL_SCALE_TOLERANCE
-from lensfinder.runs import RUN, Run, Unit, fingerprint, ingredients
+from lensfinder.runs import RUN, Run, Unit
 
 VERSION = 4
 # A tile streams by, however many targets it has; a unit is what a kill costs at most.

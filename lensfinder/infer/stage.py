@@ -19,12 +19,13 @@ from lensfinder import schema, tables
 from lensfinder.config import Config
 from lensfinder.cutout import planning as targets
 from lensfinder.errors import RequestError
+from lensfinder.fingerprints import fingerprint
 from lensfinder.infer import histogram, products
 from lensfinder.infer.ahead import ahead
 from lensfinder.infer.inputs import Chunk, planned_ids, stream
 from lensfinder.infer.reach import reach
 from lensfinder.ledger import close_ledger
-from lensfinder.runs import Receipt, Run, Summary, Unit, fingerprint
+from lensfinder.runs import Receipt, Run, Summary, Unit
 
 if TYPE_CHECKING:
     from lensfinder.infer.ensemble import Ensemble

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import cohen_kappa_score
 
-from lensfinder import runs, schema, shards, tables
+from lensfinder import fingerprints, schema, shards, tables
 from lensfinder.commit import commit, write_json
 from lensfinder.errors import RequestError
 from lensfinder.report.candidates import from_cell, safe_cell
@@ -338,7 +338,7 @@ def _write_shard(path: Path, stamps: Path, labels: dict[str, NDArray[Any]]) -> i
             stage="grades",
             ingredients={
                 "stage": "grades",
-                "stamps": runs.fingerprint(shard.header.ingredients),
+                "stamps": fingerprints.fingerprint(shard.header.ingredients),
                 "labels": sorted((name, int(label)) for name, label in label_of.items()),
             },
         )

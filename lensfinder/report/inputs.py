@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lensfinder import runs, schema, shards, tables
+from lensfinder import fingerprints, schema, shards, tables
 from lensfinder.commit import sha256_of
 from lensfinder.errors import MismatchError, RequestError
 from lensfinder.infer import histogram
@@ -87,7 +87,7 @@ def identity(path: Path) -> str:
         made_from = (tables.read_metadata(path) or {}).get("ingredients")
     else:
         made_from = None
-    return runs.fingerprint(made_from) if made_from else sha256_of(path)
+    return fingerprints.fingerprint(made_from) if made_from else sha256_of(path)
 
 
 def read_scores(paths: Sequence[Path], role: str) -> dict[str, NDArray[Any]]:

@@ -15,9 +15,10 @@ from lensfinder import tables
 from lensfinder.commit import sha256_of, write_json
 from lensfinder.config import Config
 from lensfinder.errors import MismatchError, RequestError
+from lensfinder.fingerprints import ingredients
 from lensfinder.ledger import INDEX, close_ledger, read_index
 from lensfinder.report import inputs, products
-from lensfinder.runs import Receipt, Run, Summary, Unit, ingredients
+from lensfinder.runs import Receipt, Run, Summary, Unit
 
 _VERSION = 3
 

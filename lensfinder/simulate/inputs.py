@@ -21,10 +21,10 @@ from lensfinder import shards
 from lensfinder.commit import sha256_of
 from lensfinder.config import SimulateConfig
 from lensfinder.errors import MismatchError, RequestError
+from lensfinder.fingerprints import fingerprint
 from lensfinder.footprints import READ_ERRORS, quietly
 from lensfinder.ledger import products_of
 from lensfinder.psf import PsfexModel
-from lensfinder.runs import fingerprint
 from lensfinder.simulate.material import Material
 from lensfinder.simulate.psfs import PsfImages
 from lensfinder.simulate.sources import SourceImages, clean

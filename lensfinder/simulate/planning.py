@@ -15,7 +15,7 @@ from lensfinder import survey, tables
 from lensfinder.commit import sha256_of
 from lensfinder.config import Config
 from lensfinder.errors import MismatchError, RequestError
-from lensfinder.runs import fingerprint
+from lensfinder.fingerprints import fingerprint
 from lensfinder.simulate import recipe
 from lensfinder.simulate.distributions import RecipeError
 from lensfinder.simulate.population import check_bands

@@ -16,8 +16,9 @@ from lensfinder import shards, tables
 from lensfinder.commit import commit
 from lensfinder.config import Config
 from lensfinder.errors import RequestError
+from lensfinder.fingerprints import ingredients
 from lensfinder.ledger import close_ledger
-from lensfinder.runs import Receipt, Run, Summary, Unit, ingredients
+from lensfinder.runs import Receipt, Run, Summary, Unit
 from lensfinder.simulate.distributions import RecipeError
 from lensfinder.simulate.planning import load_population, plan_request
 

@@ -15,7 +15,7 @@ import torch
 
 from lensfinder import schema, shards
 from lensfinder.errors import MismatchError, RequestError
-from lensfinder.runs import fingerprint
+from lensfinder.fingerprints import fingerprint
 from lensfinder.train import leakage
 from lensfinder.train.augment import Augmentation, view_onto
 from lensfinder.train.folds import fold_of

@@ -20,10 +20,11 @@ from lensfinder import checkpoint, networks, parallel, schema, shards, tables
 from lensfinder.commit import commit
 from lensfinder.config import Config, TrainConfig
 from lensfinder.errors import RequestError
+from lensfinder.fingerprints import ingredients
 from lensfinder.ledger import close_ledger, products_of
 from lensfinder.model import Model, Spec, create
 from lensfinder.progress import Progress
-from lensfinder.runs import Receipt, Run, Summary, Unit, ingredients
+from lensfinder.runs import Receipt, Run, Summary, Unit
 from lensfinder.signals import Stop
 from lensfinder.train import curve, data, distribute, evaluate, leakage, loop, transfer
 from lensfinder.train.data import StampSet
