@@ -47,7 +47,7 @@ class TrainConfig(Section):
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
         description="Of what the network computes with: float32, or bfloat16 or float16 mixed with "
-        "it (GPUs only); auto: bfloat16 where a GPU has it, else float32.",
+        "it (GPUs; bfloat16 also CPUs with AMX); auto: bfloat16 where a GPU has it, else float32.",
     )
     ema: Fraction = Field(
         0.0, description="Decay of a moving average of the weights, such as 0.999; 0: none."

@@ -98,16 +98,23 @@ def mixed_precision(precision: str, device: torch.device) -> torch.dtype | None:
     Raises
     ------
     RequestError
-        If half precision is asked of a CPU, where it takes many times as long.
+        If half precision is asked of a CPU without the matrix units for it, where it takes many
+        times as long as float32.
     """
     if precision == "auto":
         has_it = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if has_it else None
     if precision not in ("bfloat16", "float16"):
         return None
-    if device.type == "cpu":
+    if device.type == "cpu" and not (precision == "bfloat16" and cpu_multiplies_bfloat16()):
         raise RequestError(
             f"train.precision is {precision}, and this machine trains on its CPU",
-            "float32 or auto without a GPU; half precision is many times slower there",
+            "float32 or auto without a GPU, or bfloat16 on a CPU with AMX; elsewhere half "
+            "precision is many times slower",
         )
     return torch.bfloat16 if precision == "bfloat16" else torch.float16
+
+
+def cpu_multiplies_bfloat16() -> bool:
+    """Whether this CPU has matrix units for bfloat16 (AMX; Intel since Sapphire Rapids)."""
+    return bool(torch.cpu.get_capabilities().get("amx_bf16", False))

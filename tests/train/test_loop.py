@@ -8,7 +8,7 @@ import torch
 
 from lensfinder.errors import Interrupted, RequestError
 from lensfinder.signals import Stop
-from lensfinder.train import data, loop, stage
+from lensfinder.train import data, loop, network, stage
 from lensfinder.train.distribute import Ranks
 from lensfinder.train.settings import Settings
 from lensfinder.train.states import States
@@ -158,6 +158,21 @@ def test_head_first_then_all_from_a_trained_model(stamps, tmp_path, make_unit):
 def test_half_precision_on_a_cpu_is_refused(stamps, tmp_path):
     with pytest.raises(RequestError, match=r"float16.*CPU"):
         train(stamps, tmp_path / "states", precision="float16")
+
+
+def test_bfloat16_on_a_cpu_wants_matrix_units_for_it(stamps, tmp_path, monkeypatch):
+    monkeypatch.setattr(network, "cpu_multiplies_bfloat16", lambda: False)
+    with pytest.raises(RequestError, match=r"bfloat16.*CPU"):
+        train(stamps, tmp_path / "states", precision="bfloat16")
+    exact = train(stamps, tmp_path / "exact")
+    # Slow where it is emulated, but not on stamps this small.
+    monkeypatch.setattr(network, "cpu_multiplies_bfloat16", lambda: True)
+    mixed = train(stamps, tmp_path / "mixed", precision="bfloat16")
+    losses = [[row["train_loss"] for row in each.history] for each in (exact, mixed)]
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
+    assert losses[0] != losses[1]
+    kinds = {tensor.dtype for tensor in mixed.network.state_dict().values()}
+    assert torch.bfloat16 not in kinds
 
 
 AUGMENTATIONS = {
