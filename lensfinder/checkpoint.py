@@ -17,7 +17,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-from lensfinder import networks
+from lensfinder import networks, shipped
 from lensfinder.commit import commit
 from lensfinder.errors import MismatchError, RequestError
 from lensfinder.model import Model, Spec, canonical, digest
@@ -107,6 +107,22 @@ def read_header(path: Path) -> dict[str, Any]:
     return _read(path)[0]
 
 
+def describe_shipped() -> list[dict[str, Any]]:
+    """Say of each model that comes along what it takes.
+
+    Returns
+    -------
+    list of dict
+        ``name``, what `Spec` has, ``model_id`` and ``card``, the path of its model card.
+    """
+    found = []
+    for name in shipped.names():
+        header = read_header(shipped.file_of(name))
+        card = str(shipped.card_of(name))
+        found.append({"name": name, **header["spec"], "model_id": header["model_id"], "card": card})
+    return found
+
+
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
@@ -117,7 +133,11 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         header = json.loads(text)
         named = header.pop("checksum")
     except FileNotFoundError:
-        raise RequestError(f"no such model: {path}", "a .safetensors file") from None
+        come_along = ", ".join(shipped.names())
+        raise RequestError(
+            f"no such model: {path}",
+            "a .safetensors file, or one that comes along" + (come_along and f": {come_along}"),
+        ) from None
     except KeyError as error:
         raise RequestError(
             f"{path} is not a lensfinder model: its header lacks {error}",

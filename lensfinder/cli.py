@@ -355,12 +355,18 @@ def surveys(json_: AsJson = False) -> None:
 def networks(
     bands: Annotated[int, typer.Option(min=1, max=64, help="Number of bands.")] = 3,
     size: Annotated[int, typer.Option(min=9, max=1023, help="Side of a stamp, pixels.")] = 101,
+    models: Annotated[
+        bool, typer.Option("--models", help="List trained models that come along instead.")
+    ] = False,
     json_: AsJson = False,
 ) -> None:
-    """List the networks with their size and cost.
+    """List the networks with their size and cost, or the trained models that come along.
 
     Example: lensfinder networks --bands 1 --size 45
     """
+    if models:
+        _list_models(json_)
+        return
     from lensfinder.networks import describe
 
     known = describe(bands, size)
@@ -374,6 +380,21 @@ def networks(
             else item["reason"]
         )
         print(f"{item['name']:13} {cost}\n{'':13} {item['citation']}")
+
+
+def _list_models(json_: bool) -> None:
+    from lensfinder.checkpoint import describe_shipped
+
+    known = describe_shipped()
+    if json_:
+        print(json.dumps(known, indent=1))
+        return
+    for item in known:
+        pixels = "8-bit pictures" if item["stretched"] else "fluxes"
+        print(
+            f"{item['name']:14} {','.join(item['bands'])} {pixels}, {item['size']} px of "
+            f"{item['pixel_scale_arcsec']:g} arcsec, {item['network']}\n{'':14} {item['card']}"
+        )
 
 
 def main() -> None:

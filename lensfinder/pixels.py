@@ -56,6 +56,8 @@ class Recipe:
 RECIPES = {
     # Sky sigma as the unit keeps colours, and the arcsinh keeps faint arcs beside bright cores.
     "sky": Recipe("border", "sky", False, 5000.0, "arcsinh", 2.0),
+    # Somebody has stretched them already; a picture's sky need not be black.
+    "picture": Recipe("border", "set", False, 1e3, "linear", 1.0),
     # Lanusse et al. (2018), section 3.2: mean image, sigma of the set, clipped at 250 sigma.
     "deeplens": Recipe("none", "set", True, 250.0, "linear", 1.0),
     # Petrillo et al. (2017): clipped at 0, square root, divided by the image's maximum. In these
@@ -89,7 +91,8 @@ class PixelTransform:
         Parameters
         ----------
         image_NCHW : torch.Tensor
-            Floating-point pixels, nJy, not stretched; the result has its precision and device.
+            Floating-point pixels, nJy (levels of stretched ones); the result has its precision and
+            device.
         mask_NCHW : torch.Tensor
             uint8, 0 where a pixel is good.
 

@@ -10,6 +10,8 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
 from pydantic.config import JsonDict
 
+from lensfinder import shipped
+
 
 def _resolve(path: Path, info: ValidationInfo) -> Path:
     # `Path` has folded the two slashes of http:// into one.
@@ -17,6 +19,11 @@ def _resolve(path: Path, info: ValidationInfo) -> Path:
         raise ValueError("a local path is expected, not a URL")
     base = (info.context or {}).get("base")
     return path if base is None or path.is_absolute() else Path(base) / path
+
+
+def _resolve_model(path: Path, info: ValidationInfo) -> Path:
+    known = shipped.model_path(path)
+    return known if known != path else _resolve(path, info)
 
 
 def _resolve_name(name: str, info: ValidationInfo) -> str:
@@ -37,6 +44,8 @@ def _odd(value: int) -> int:
 
 _T = TypeVar("_T")
 InputPath = Annotated[Path, AfterValidator(_resolve)]
+# A file, a folder of `train`, or the name of a model that comes along.
+ModelPath = Annotated[Path, AfterValidator(_resolve_model)]
 NameOrFile = Annotated[str, AfterValidator(_resolve_name)]
 Listed = Annotated[tuple[_T, ...], BeforeValidator(_split)]
 OddSize = Annotated[int, Field(ge=9, le=1023), AfterValidator(_odd)]

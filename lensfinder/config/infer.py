@@ -12,6 +12,7 @@ from lensfinder.config.fields import (
     POSITIONAL,
     InputPath,
     Listed,
+    ModelPath,
 )
 from lensfinder.config.targets import TargetsConfig
 
@@ -24,10 +25,11 @@ class InferConfig(TargetsConfig):
         description="Cutout or mock folders, shards, FITS tiles, or folders of stamps.",
         json_schema_extra=POSITIONAL,
     )
-    model: Listed[InputPath] = Field(
+    model: Listed[ModelPath] = Field(
         (),
-        description="Model file, or the folder `train` wrote. Given several times, the models' "
-        "mean logit and its spread.",
+        description="Model file, the folder `train` wrote, or a model that comes along by its name "
+        "(`lensfinder networks --models`). Given several times, the models' mean logit and its "
+        "spread.",
         json_schema_extra={**INPUT, "several": True},
     )
     splits: Listed[Literal["train", "val", "test"]] = Field(

@@ -13,6 +13,7 @@ from lensfinder.config.fields import (
     Fraction,
     InputPath,
     Listed,
+    ModelPath,
     Section,
 )
 
@@ -26,11 +27,12 @@ class TrainConfig(Section):
         (), description="Folders of mock or labelled shards.", json_schema_extra=POSITIONAL
     )
     network: str = Field("lensnet", description="Architecture, see `lensfinder networks`.")
-    pixels: Literal["auto", "sky", "deeplens", "petrillo"] = Field(
+    pixels: Literal["auto", "sky", "picture", "deeplens", "petrillo"] = Field(
         "auto",
         description="Pixels before the network: sky (background off, in sky sigma, arcsinh) | "
-        "deeplens (mean image off, in sigma of the set) | petrillo (square root, over the stamp's "
-        "maximum) | auto (as the network was published, else sky).",
+        "picture (background off, in sigma of the set) | deeplens (mean image off, in sigma of the "
+        "set) | petrillo (square root, over the stamp's maximum) | auto (as the network was "
+        "published, else picture for stretched stamps and sky for others).",
     )
     epochs: int = Field(20, ge=1, description="Passes over the training split.")
     batch_size: int = Field(128, ge=2, description="Stamps in a global batch, over all ranks.")
@@ -100,9 +102,10 @@ class TrainConfig(Section):
         description="K-fold: models that each leave out one of K parts of train and val, and the "
         "scores of what they left out; 0: splits as they are.",
     )
-    init: InputPath | None = Field(
+    init: ModelPath | None = Field(
         None,
-        description="Begin with the weights of this model (a file, or a folder of `train`).",
+        description="Begin with the weights of this model (a file, a folder of `train`, or the "
+        "name of one that comes along).",
         json_schema_extra=INPUT,
     )
     new_head: bool = Field(True, description="init: a new last layer, instead of the model's.")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from lensfinder import schema
+from lensfinder.simulate import composite
 from lensfinder.simulate.artefacts import artefact
 from lensfinder.simulate.families import Row
 from lensfinder.simulate.material import Material
@@ -25,6 +26,7 @@ from lensfinder.simulate.population import (
 )
 from lensfinder.simulate.recipe import Population
 from lensfinder.simulate.render import CHUNK, add_noise, render
+from lensfinder.simulate.sections import Composite
 from lensfinder.simulate.splits import split_of
 
 # Images of some mocks, (N, C, H, W) in nJy, and what was measured on them.
@@ -51,7 +53,7 @@ class Mocks:
 
     Attributes
     ----------
-    image_NCHW : float32, nJy
+    image_NCHW : float32, nJy, or levels of a picture where the recipe makes composites
     mask_NCHW : uint8, 0 good
     columns : contract and truth, each of length N
     """
@@ -218,19 +220,25 @@ def as_stored(row: Row) -> Row:
 
 
 def in_chunks(
-    make: Callable[[slice, list[np.random.Generator]], Chunk], noise: Sequence[tuple[int, int]]
+    make: Callable[[slice, list[np.random.Generator]], Chunk],
+    noise: Sequence[tuple[int, int]],
+    setting: Setting,
 ) -> Chunk:
-    """Make any number of mocks, a chunk at a time.
+    """Make any number of mocks, a chunk at a time; pictures where the recipe wants them.
 
     Parameters
     ----------
     make : image and truth of a range of them, with a generator each for their noise
     noise : seed and index of each mock's noise
+    setting : what all of them have in common
     """
     images, truths = [], []
     for first in range(0, len(noise), CHUNK):
         chunk = slice(first, first + CHUNK)
         image, truth = make(chunk, [generator(seed, 4, index) for seed, index in noise[chunk]])
+        if setting.population.composite is not None:
+            image, how = _pictures(image, noise[chunk], setting, setting.population.composite)
+            truth = truth | how
         images.append(image)
         truths.append(truth)
     joined = {name: np.concatenate([truth[name] for truth in truths]) for name in truths[0]}
@@ -239,7 +247,28 @@ def in_chunks(
 
 def observe(rows: Sequence[Row], setting: Setting, noise: Sequence[tuple[int, int]]) -> Chunk:
     """Render any number of modelled mocks; `noise` is seed and index of each."""
-    return in_chunks(lambda chunk, rngs: observe_chunk(rows[chunk], setting, rngs), noise)
+    return in_chunks(lambda chunk, rngs: observe_chunk(rows[chunk], setting, rngs), noise, setting)
+
+
+def _pictures(
+    image_NCHW: np.ndarray,
+    noise: Sequence[tuple[int, int]],
+    setting: Setting,
+    recipe: Composite,
+) -> Chunk:
+    """Turn fluxes into composites, each stretched in its own way, and say how."""
+    bands = setting.observation.bands
+    sky_rms_C = np.array([setting.sky.sky_rms_njy[band] for band in bands])
+    stretches = [
+        composite.draw(generator(seed, 12, index), recipe, bands, sky_rms_C)
+        for seed, index in noise
+    ]
+    # A chunk may be filled up with mocks that nobody asked for.
+    pairs = zip(image_NCHW, stretches, strict=True)
+    pictures = np.stack([composite.compose(image_CYX, how) for image_CYX, how in pairs])
+    level_NC = np.stack([how.level_per_njy for how in stretches])
+    told = {f"composite_{b}_level_per_njy": level_NC[:, c] for c, b in enumerate(bands)}
+    return pictures, told | {"composite_softening": np.array([how.softening for how in stretches])}
 
 
 def observe_chunk(

@@ -130,7 +130,7 @@ def make_painted(
         for k, host in enumerate(chosen)
     ]
     noise = [(seed, index) for index in indices]
-    image_NCHW, truth = _paint(pixels["image"], rows, observation, noise)
+    image_NCHW, truth = _paint(pixels["image"], rows, setting, noise)
     contract = contract_columns(
         [mock_id(i, prefix) for i in indices],
         host_id=[host.host_id for host in chosen],
@@ -151,7 +151,7 @@ def repaint(chosen: Sequence[Host], truth: Truth, setting: Setting, which: range
     """
     pixels, catalog = _read(chosen, setting.observation)
     rows, contract, noise = truth.part(which)
-    image_NCHW, measured = _paint(pixels["image"], rows, setting.observation, noise)
+    image_NCHW, measured = _paint(pixels["image"], rows, setting, noise)
     return assemble(image_NCHW, pixels["mask"], rows, measured, contract | _place(catalog))
 
 
@@ -163,12 +163,13 @@ def _place(catalog: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
 def _paint(
     host_NCHW: np.ndarray,
     rows: Sequence[Row],
-    observation: Observation,
+    setting: Setting,
     noise: Sequence[tuple[int, int]],
 ) -> Chunk:
-    return in_chunks(
-        lambda chunk, rngs: hosts.paint(host_NCHW[chunk], rows[chunk], observation, rngs), noise
-    )
+    def make(chunk: slice, generators: list[np.random.Generator]) -> Chunk:
+        return hosts.paint(host_NCHW[chunk], rows[chunk], setting.observation, generators)
+
+    return in_chunks(make, noise, setting)
 
 
 def _read(

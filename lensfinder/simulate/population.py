@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from lensfinder.simulate import composite
 from lensfinder.simulate.distributions import RecipeError
 from lensfinder.simulate.families import Row, colours_minus_r
 from lensfinder.simulate.kinds import DRAW, MAX_CLUMPS, MAX_COMPANIONS
@@ -77,7 +78,7 @@ def check_bands(population: Population, bands: tuple[str, ...]) -> None:
     Raises
     ------
     RecipeError
-        naming them and the bands that there are
+        naming them and the bands that there are; or where they make no colour picture
     """
     known = population.colours.bands()
     missing = [b for b in bands if b not in known]
@@ -86,6 +87,8 @@ def check_bands(population: Population, bands: tuple[str, ...]) -> None:
             f"population '{population.name}' has no colours in {', '.join(missing)}; "
             f"expected bands among {', '.join(sorted(known))}: add them to its [colours]"
         )
+    if population.composite is not None:
+        composite.check_bands(bands, population.composite)
     gains = population.observing.electrons_per_njy
     missing = [b for b in bands if gains and b not in gains]
     if missing:

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from lensfinder.simulate.composite import WHITE
+
 STRETCHES = ("arcsinh", "sqrt", "linear")
 _WEIGHTS = (0.75, 1.0, 1.6)  # red, green, blue
 # White is the level that this share of a stamp's pixels stays below, but never less than so many
@@ -85,6 +87,7 @@ def write_mosaic(
     bands: tuple[str, ...],
     *,
     reference_band: str,
+    pictures: bool = False,
     columns_of_stamps: int = 10,
     lines_of_lenses: int = 3,
 ) -> None:
@@ -94,6 +97,7 @@ def write_mosaic(
     ----------
     image_NCHW : nJy
     columns : truth, with kind, theta_e_arcsec, source_snr and sky_rms_<band>_njy
+    pictures : the stamps are composites already, and shown as they are
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -104,11 +108,12 @@ def write_mosaic(
         for part in choose(columns["kind"], lines_of_lenses * across, across)
         for k in range(0, len(part), across)
     ]
-    size = (1.3 * across, (1.55 * len(lines) + 0.3) * len(STRETCHES))
+    stretches = ("composite",) if pictures else STRETCHES
+    size = (1.3 * across, (1.55 * len(lines) + 0.3) * len(stretches))
     figure = Figure(figsize=size)
     FigureCanvasAgg(figure)
-    panels = figure.subfigures(len(STRETCHES), 1, squeeze=False)[:, 0]
-    for panel, stretch in zip(panels, STRETCHES, strict=True):
+    panels = figure.subfigures(len(stretches), 1, squeeze=False)[:, 0]
+    for panel, stretch in zip(panels, stretches, strict=True):
         panel.subplots_adjust(0.02, 0.01, 0.995, 0.975, 0.03, 0.22)
         panel.suptitle(f"{stretch} · {', '.join(bands)}", fontsize=9, y=0.995, va="top")
         axes = panel.subplots(len(lines), across, squeeze=False)
@@ -117,8 +122,12 @@ def write_mosaic(
                 axis.set_axis_off()
             for axis, k in zip(line, rows.tolist(), strict=False):
                 truth = {name: values[k] for name, values in columns.items()}
-                sky = np.array([truth[f"sky_rms_{b}_njy"] for b in bands])
-                axis.imshow(compose(image_NCHW[k], sky, stretch), origin="lower")
+                if pictures:
+                    rgb_YX3 = np.moveaxis(np.nan_to_num(image_NCHW[k][::-1]), 0, -1) / WHITE
+                else:
+                    sky = np.array([truth[f"sky_rms_{b}_njy"] for b in bands])
+                    rgb_YX3 = compose(image_NCHW[k], sky, stretch)
+                axis.imshow(rgb_YX3, origin="lower")
                 below = {"transform": axis.transAxes, "fontsize": 5.5, "va": "top"}
                 axis.text(0.5, -0.03, caption(truth, reference_band), ha="center", **below)
             kind = str(columns["kind"][rows[0]]).replace("_", " ")

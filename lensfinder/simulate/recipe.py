@@ -53,6 +53,8 @@ class Population(Section):
     )
     observing: sections.Observing = sections.Observing()
     conditions: sections.Conditions
+    # Where it is given, mocks are colour pictures instead of fluxes.
+    composite: sections.Composite | None = None
     # Where it is given, lenses and sources are drawn from it, rather than from theta_E.
     forecast: Forecast | None = None
     early_type: sections.EarlyType

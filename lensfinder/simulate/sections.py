@@ -84,6 +84,31 @@ class Conditions(Section):
     centroid_scatter_arcsec: Annotated[float, Field(ge=0, le=2)]
 
 
+class Composite(Section):
+    """Mocks as 8-bit colour pictures; how each was stretched varies from one to the next."""
+
+    # Noise of the sky in a band: sky_level times the band's ratio, in levels of 255.
+    sky_level: Annotated[Distribution, within(0.1, 100)]
+    level_ratio: dict[str, Positive]
+    level_scatter_dex: Annotated[float, Field(ge=0, le=0.5)]
+    # Lupton et al.'s Q; small: hardly stretched.
+    softening: Annotated[Distribution, within(1e-3, 1000)]
+    # Weights of what became of pixels below the sky: turned over, set to 0, or lifted above it.
+    folded: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    clipped: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    lifted: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    # Of a lifted sky.
+    lift_level: Annotated[Distribution, within(0, 128)]
+    # Of pictures whose overflowing pixels are white; those of others keep their colour.
+    white_fraction: UnitInterval
+
+    @model_validator(mode="after")
+    def _some_floor(self) -> Self:
+        if self.folded + self.clipped + self.lifted <= 0:
+            raise ValueError("folded, clipped and lifted sum to 0; expected a positive sum")
+        return self
+
+
 class EarlyType(Section):
     """Early-type galaxies: the lenses, and the hosts of those negatives that look like them."""
 

@@ -84,6 +84,7 @@ def do(unit: Unit) -> Receipt:
             pixel_scale_arcsec=setting.observation.pixel_scale_arcsec,
             ingredients=made_from,
             provenance=task["provenance"],
+            stretched=setting.population.composite is not None,
         ),
         mocks.image_NCHW,
         mocks.mask_NCHW,
@@ -181,5 +182,6 @@ def _write_preview(run: Run, units: list[Unit]) -> Path:
             shard.catalog,
             shard.header.bands,
             reference_band=run.notes["reference_band"],
+            pictures=shard.header.stretched,
         )
     return path

@@ -57,10 +57,17 @@ _BOUNDS: tuple[tuple[str, float, float, bool], ...] = (
 
 _TEXT = ("kind", "artefact", "id", "split", "host_id", "source_id", "tile")
 _CARRIED = ("ra", "dec", "x", "y", "flags", "noise_seed", "noise_index")
-_MEASURED = ("source_snr", "magnification", "image_separation_arcsec", "sky_fraction", "label")
+_MEASURED = (
+    "source_snr",
+    "magnification",
+    "image_separation_arcsec",
+    "sky_fraction",
+    "label",
+    "composite_softening",
+)
 _BY_BAND = re.compile(
-    r"(mag(_(bulge|disc|partner|artefact|source))?_|psf_fwhm_|sky_rms_|feature_)[A-Za-z0-9]+"
-    r"(_arcsec|_njy|_minus_r)?"
+    r"(mag(_(bulge|disc|partner|artefact|source))?_|psf_fwhm_|sky_rms_|feature_|composite_)"
+    r"[A-Za-z0-9]+(_arcsec|_njy|_minus_r|_level_per_njy)?"
 )
 _MOST_PROBLEMS = 20
 

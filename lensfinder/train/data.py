@@ -201,6 +201,11 @@ class Pixels:
         ]
 
     @property
+    def stretched(self) -> bool:
+        """Whether they are levels of a picture rather than fluxes."""
+        return self._stamps.stretched
+
+    @property
     def stamp_shape(self) -> tuple[int, int, int]:
         """Bands, rows and columns of a stamp."""
         return len(self._stamps.bands), self._stamps.size, self._stamps.size

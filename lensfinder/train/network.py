@@ -27,7 +27,7 @@ EVALUATION_BATCH = 256
 
 def fit_transform(pixels: Pixels, train_N: Index, settings: Settings) -> PixelTransform:
     """Fit on training stamps evenly spaced over the split, the same on every rank."""
-    own = PIXEL_RECIPES.get(settings.network, "sky")
+    own = PIXEL_RECIPES.get(settings.network, "picture" if pixels.stretched else "sky")
     recipe = RECIPES[own if settings.pixels == "auto" else settings.pixels]
     chosen = np.unique(np.linspace(0, len(train_N) - 1, FIT_STAMPS).round().astype(int))
     pieces = np.array_split(train_N[chosen], math.ceil(len(chosen) / EVALUATION_BATCH))
