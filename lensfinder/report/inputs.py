@@ -91,7 +91,7 @@ def identity(path: Path) -> str:
 
 
 def read_scores(paths: Sequence[Path], role: str) -> dict[str, NDArray[Any]]:
-    """Stack score tables, with text as fixed-width strings.
+    """Stack score tables, with text as fixed-width strings; labelled rows of no split are test.
 
     Parameters
     ----------
@@ -125,6 +125,10 @@ def read_scores(paths: Sequence[Path], role: str) -> dict[str, NDArray[Any]]:
     n = len(columns["id"])
     for name in _TEXT:
         columns[name] = columns[name].astype(str) if name in columns else np.full(n, "")
+    if role == "mocks":
+        # Labelled stamps of one's own have no split: no model was trained on them, so they test.
+        own_N = (columns["split"] == "") & np.isin(columns["label"], (0, 1))
+        columns["split"] = np.where(own_N, "test", columns["split"])
     if role == "sky":
         for name in ("x", "y"):
             columns.setdefault(name, np.full(n, np.nan))

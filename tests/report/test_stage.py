@@ -281,3 +281,21 @@ def test_the_skys_proportions_come_from_the_scores_or_from_the_request(
         rates.append(content["weighted"]["rate"]["value"])
         assert rates[-1] == pytest.approx(wanted)
     assert rates[0] == rates[1] != rates[2]
+
+
+def test_labelled_stamps_of_ones_own_have_no_split_and_test(
+    inputs: dict[str, Path], made: Path, tmp_path: Path
+) -> None:
+    columns = tables.read_columns(inputs["mocks"] / "products" / "scores.parquet")
+    whole = columns["split"] == "test"
+    own = {name: values[whole] for name, values in columns.items()}
+    unknown = own["label"] == schema.UNKNOWN
+    assert report(
+        tmp_path / "out",
+        [write_scores(tmp_path / "own", own | {"split": np.full(whole.sum(), "", dtype=object)})],
+    ).exit_code == 0  # fmt: skip
+    told = json.loads((tmp_path / "out" / "report.json").read_text())
+    before = json.loads((made / "report.json").read_text())
+    assert told["mocks"]["n_negatives"] == before["mocks"]["n_negatives"]
+    assert told["thresholds"][0]["logit"] == before["thresholds"][0]["logit"]
+    assert told["mocks"]["left_out"]["other_split"] == int(unknown.sum())
