@@ -1,0 +1,338 @@
+"""What a model says of real stamps: prints a table per object, and the figures of labelled sets.
+
+    python tests/bench/bench_real.py --model kids-gri        # fluxes: known lenses, real galaxies
+    python tests/bench/bench_real.py --model lsst-g          # one band, from space images
+    python tests/bench/bench_real.py --model rgb-composite   # pictures graded by experts
+
+Reads ../shared/data beside the project. Each set becomes an ordinary shard, at its own pixel scale
+and seeing, and goes through `lensfinder infer --adapt`; what is flagged lies above the threshold
+that the model's own mocks set for `--fpr`, which stands in the model file. No model was trained on
+any of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+from scipy import ndimage
+from sklearn.metrics import roc_auc_score
+
+from lensfinder import checkpoint, schema, shards, shipped, tables
+from lensfinder.commit import write_json
+from lensfinder.ledger import INDEX
+from lensfinder.simulate import composite
+
+DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
+GRI = ("g", "r", "i")
+FWHM_PER_SIGMA = 2.3548
+_LARGEST_HSC = 300  # galaxies, drawn evenly
+
+
+@dataclass(frozen=True)
+class Set:
+    """Stamps of one origin.
+
+    Attributes
+    ----------
+    name : what they are called in the table
+    scale_arcsec : of a pixel
+    ids : of each
+    image_NCHW : nJy, or levels; NaN where there is nothing
+    label_N : 1 lens, 0 not
+    fwhm_arcsec : seeing of each band, NaN where nobody knows
+    """
+
+    name: str
+    scale_arcsec: float
+    ids: list[str]
+    image_NCHW: np.ndarray
+    label_N: np.ndarray
+    fwhm_arcsec: tuple[float, ...]
+
+
+def njy(flux: np.ndarray, zero_point: float) -> np.ndarray:
+    return np.asarray(flux, np.float32) * np.float32(10 ** (0.4 * (31.4 - zero_point)))
+
+
+def placed(image_CYX: np.ndarray, size: int, y: float, x: float) -> np.ndarray:
+    """Cut a stamp about a position; NaN beyond the image."""
+    out = np.full((len(image_CYX), size, size), np.nan, np.float32)
+    top, left = round(y) - size // 2, round(x) - size // 2
+    height, width = image_CYX.shape[1:]
+    rows = slice(max(top, 0), min(top + size, height))
+    columns = slice(max(left, 0), min(left + size, width))
+    out[:, rows.start - top : rows.stop - top, columns.start - left : columns.stop - left] = (
+        image_CYX[:, rows, columns]
+    )
+    return out
+
+
+def centred(image_CYX: np.ndarray, size: int) -> np.ndarray:
+    return placed(image_CYX, size, image_CYX.shape[1] // 2, image_CYX.shape[2] // 2)
+
+
+def odd_side(arcsec: float, scale_arcsec: float) -> int:
+    side = int(np.ceil(arcsec / scale_arcsec)) + 2
+    return side + 1 - side % 2
+
+
+# -- fluxes in gri --------------------------------------------------------------------------------
+
+
+def des_lrgs(arcsec: float) -> Set:
+    planes = [fits.getdata(DATA / f"negatives/des_lrg/{band}.fits") for band in GRI]
+    image_NCHW = njy(np.stack(planes, axis=1), 30.0)
+    size = min(odd_side(arcsec, 0.263), image_NCHW.shape[-1])
+    image = np.stack([centred(one, size) for one in image_NCHW])
+    ids = [f"LRG {k}" for k in range(len(image))]
+    return Set("DES LRGs", 0.263, ids, image, np.zeros(len(image), int), (1.12, 0.96, 0.88))
+
+
+def bologna(arcsec: float) -> Iterator[Set]:
+    for folder, label in (("lens", 1), ("nolens", 0)):
+        root = DATA / "labelled/bologna_lfc1/ground_based" / folder
+        names = sorted(p.stem.rpartition("-")[2] for p in (root / "Band1").glob("*.fits"))
+        images = []
+        for name in names:
+            files = [(3, "G"), (1, "R"), (2, "I")]
+            image = np.stack([fits.getdata(root / f"Band{k}/imageSDSS_{b}-{name}.fits")
+                              for k, b in files])  # fmt: skip
+            image = np.where(image == 100, np.nan, image)
+            images.append(centred(njy(image, 0.0), odd_side(arcsec, 0.2)))
+        labels = np.full(len(images), label)
+        word = "lenses" if label else "non-lenses"
+        yield Set(f"Bologna {word}", 0.2, names, np.stack(images), labels, (0.84, 0.70, 0.78))
+
+
+def hsc_galaxies(arcsec: float) -> Set:
+    """Cut galaxies about the peaks of blends, bright and central enough to be seen whole."""
+    found: list[tuple[str, np.ndarray]] = []
+    size = odd_side(arcsec, 0.168)
+    for path in sorted((DATA / "negatives/hsc_cosmos_blends").glob("*.npz")):
+        with np.load(path, allow_pickle=False) as stored:
+            image_CYX, peaks = njy(stored["images"][:3], 27.0), stored["peaks"]
+        for k, peak in enumerate(peaks):
+            y, x = _nearest_peak(image_CYX, peak)
+            if min(y, x, image_CYX.shape[1] - 1 - y, image_CYX.shape[2] - 1 - x) < 8:
+                continue
+            flux = image_CYX[1, y - 6 : y + 7, x - 6 : x + 7].sum()
+            if flux > 10 ** (0.4 * (31.4 - 22.5)):
+                found.append((f"{path.stem[-6:]}/{k}", placed(image_CYX, size, y, x)))
+    chosen = np.unique(np.linspace(0, len(found) - 1, min(len(found), _LARGEST_HSC)).astype(int))
+    image = np.stack([found[k][1] for k in chosen])
+    ids = [found[k][0] for k in chosen]
+    return Set("HSC galaxies", 0.168, ids, image, np.zeros(len(image), int), (0.75, 0.7, 0.6))
+
+
+def _nearest_peak(image_CYX: np.ndarray, peak: np.ndarray) -> tuple[int, int]:
+    """Take (x, y) or (y, x), whichever stands on the brighter pixel."""
+    shape = image_CYX.shape[1:]
+    ways = [(int(peak[a]), int(peak[b])) for a, b in ((1, 0), (0, 1))]
+    inside = [(y, x) for y, x in ways if 0 <= y < shape[0] and 0 <= x < shape[1]]
+    return max(inside, key=lambda yx: image_CYX[1][yx])
+
+
+def known_lenses(arcsec: float) -> Iterator[Set]:
+    folder = DATA / "lenses/cfhtls_SL2SJ0214"
+    planes = [fits.getdata(folder / f"SL2SJ021411-040502_{band}_sci.fits") for band in GRI]
+    yield Set(
+        "SL2SJ0214", 0.186, ["SL2SJ021411-040502"],
+        centred(njy(np.stack(planes), 30.0), odd_side(arcsec, 0.186))[None], np.ones(1, int),
+        (0.78, 0.72, 0.73),
+    )  # fmt: skip
+    for path in sorted((DATA / "lenses/euclid_q1").glob("1*.fits")):
+        with fits.open(path) as file:
+            hdus = [file[f"DES_{band.upper()}_BGSUB"] for band in GRI]
+            planes = [njy(hdu.data, hdu.header["MAGZERO"]) for hdu in hdus]
+        yield Set(
+            "Euclid Q1 (DES gri)", 0.1, [path.stem], centred(np.stack(planes), 99)[None],
+            np.ones(1, int),
+            (1.12, 0.96, 0.88),
+        )  # fmt: skip
+    images, names = [], []
+    for path in sorted((DATA / "lenses/holismokes_mock").glob("*.fits")):
+        with fits.open(path) as file:
+            planes = [file[k].data for k in (1, 2, 3)]
+        images.append(centred(njy(np.stack(planes), 27.0), odd_side(arcsec, 0.168)))
+        names.append(path.stem)
+    yield Set("HOLISMOKES mocks", 0.168, names, np.stack(images), np.ones(len(names), int),
+              (0.75, 0.7, 0.6))  # fmt: skip
+    folder = DATA / "lenses/hsc_cosmos_lenses/COSJ100024+021749"
+    planes = [fits.getdata(folder / f"HSC-{band.upper()}_data.fits") for band in GRI]
+    yield Set("HSC COSJ100024", 0.168, ["COSJ100024+021749"],
+              centred(njy(np.stack(planes), 27.0), odd_side(arcsec, 0.168))[None],
+              np.ones(1, int), (0.75, 0.7, 0.6))  # fmt: skip
+
+
+# -- one band -------------------------------------------------------------------------------------
+
+
+def one_band_lenses(arcsec: float, scale: float, fwhm: float, sky_rms_njy: float) -> Iterator[Set]:
+    """Degrade space images to a ground-based survey's pixels, seeing and noise."""
+    sets: list[tuple[str, float, float, str, np.ndarray]] = []
+    for path in sorted((DATA / "lenses/slacs_hst").glob("*_image.fits")):
+        image = njy(np.nan_to_num(fits.getdata(path)), 25.94)
+        sets.append(("SLACS, degraded", 0.05, 0.1, path.stem.removesuffix("_image"), image))
+    for path in sorted((DATA / "lenses/euclid_q1").glob("1*.fits")):
+        with fits.open(path) as file:
+            image = njy(file["VIS_BGSUB"].data, file["VIS_BGSUB"].header["MAGZERO"])
+        sets.append(("Euclid Q1 VIS, degraded", 0.1, 0.16, path.stem, image))
+    rng = np.random.default_rng(1)
+    size = odd_side(arcsec, scale) - 2
+    for name, given_scale, given_fwhm, this, image in sets:
+        sigma = np.sqrt(fwhm**2 - given_fwhm**2) / FWHM_PER_SIGMA / given_scale
+        smooth = ndimage.gaussian_filter(image.astype(float), sigma)
+        reach = min(size, int(min(image.shape) * given_scale / scale) // 2 * 2 - 1)
+        at = (np.arange(reach) - reach // 2) * scale / given_scale
+        grid = np.meshgrid(at + image.shape[0] // 2, at + image.shape[1] // 2, indexing="ij")
+        coarse = ndimage.map_coordinates(smooth, grid, order=1) * (scale / given_scale) ** 2
+        noisy = coarse + rng.normal(0, sky_rms_njy, coarse.shape)
+        stamp = centred(noisy.astype(np.float32)[None], size)
+        yield Set(name, scale, [this], stamp[None], np.ones(1, int), (fwhm,))
+
+
+# -- pictures -------------------------------------------------------------------------------------
+
+
+def space_warps(_arcsec: float) -> Iterator[Set]:
+    folder = DATA / "labelled/spacewarps_cfhtls"
+    with (folder / "labels.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    for word, label in (("lens", 1), ("nonlens", 0)):
+        names = [row["file"] for row in rows if row["suggested_label"] == word]
+        image = np.stack([fits.getdata(folder / "stamps" / name) for name in names])
+        ids = [name.removesuffix(".fits.gz") for name in names]
+        yield Set(f"Space Warps, {word}", 0.2, ids, image.astype(np.float32),
+                  np.full(len(names), label), (np.nan,) * 3)  # fmt: skip
+
+
+def as_pictures(given: Set, sky_rms_njy: tuple[float, ...]) -> Set:
+    """Make composites as HumVI does for CFHTLS: sky noise at levels 12.8, 9.2 and 8.5."""
+    how = composite.Stretch(
+        np.array([12.8, 9.2, 8.5]) / np.array(sky_rms_njy), 1.0, "folded", 0.0, white=True
+    )
+    pictures = np.stack([composite.compose(one, how) for one in given.image_NCHW])
+    return Set(given.name, given.scale_arcsec, given.ids, pictures, given.label_N,
+               (np.nan,) * 3)  # fmt: skip
+
+
+def sky_rms(image_NCHW: np.ndarray) -> tuple[float, ...]:
+    """Noise of a set's pixels, from differences of neighbours."""
+    steps = np.diff(image_NCHW, axis=-1)
+    return tuple(1.4826 * np.nanmedian(np.abs(steps), axis=(0, 2, 3)) / np.sqrt(2))
+
+
+# -- through the command --------------------------------------------------------------------------
+
+
+def write(folder: Path, given: Set, bands: tuple[str, ...], stretched: bool) -> None:
+    n = len(given.ids)
+    image = given.image_NCHW
+    mask = np.where(np.isfinite(image), 0, schema.MASK_NO_DATA).astype(np.uint8)
+    catalog: dict[str, Any] = {
+        "id": given.ids,
+        **{name: np.full(n, np.nan) for name in ("ra", "dec", "x", "y")},
+        **{name: np.zeros(n) for name in ("dx", "dy", "flags")},
+        **{name: [""] * n for name in ("tile", "kind", "split", "host_id", "source_id")},
+        "label": given.label_N,
+        **{f"psf_fwhm_{b}_arcsec": np.full(n, f)
+           for b, f in zip(bands, given.fwhm_arcsec, strict=True)},
+    }  # fmt: skip
+    path = folder / "products" / "stamps.h5"
+    path.parent.mkdir(parents=True)
+    header = shards.Header("cutout", "mixed", bands, given.scale_arcsec, {"seed": 0}, {}, stretched)
+    shards.write(path, header, np.ascontiguousarray(image, np.float32), mask, catalog)
+    write_json(folder / INDEX, {"stage": "cutout", "counts": {},
+                                "products": [{"product": "products/stamps.h5"}]})  # fmt: skip
+
+
+def scores(folder: Path, model: Path, views: int) -> dict[str, np.ndarray]:
+    command = [sys.executable, "-m", "lensfinder", "infer", folder, "-o", folder / "scores"]
+    command += ["--model", model, "--adapt", "--views", views, "-q", "--engine", "serial"]
+    subprocess.run([str(part) for part in command], check=True)
+    return tables.read_columns(folder / "scores" / "products" / "stamps.parquet")
+
+
+def interval(label_N: np.ndarray, logit_N: np.ndarray, seed: int = 1) -> tuple[float, float]:
+    rng = np.random.default_rng(seed)
+    lens, other = logit_N[label_N == 1], logit_N[label_N == 0]
+    areas = [
+        roc_auc_score(label_N, np.concatenate([rng.choice(lens, len(lens)),
+                                               rng.choice(other, len(other))]))
+        for _ in range(2000)
+    ]  # fmt: skip
+    low, high = np.percentile(areas, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def threshold_of(header: dict[str, Any], fpr: float) -> float:
+    points = header["thresholds"].get("points", [])
+    found = [p["logit"] for p in points if p["fpr_asked"] == fpr and p["logit"] is not None]
+    return found[0] if found else np.nan
+
+
+def sets_of(spec: dict[str, Any]) -> Iterator[Set]:
+    arcsec = spec["size"] * spec["pixel_scale_arcsec"]
+    if len(spec["bands"]) == 1:
+        scale = spec["pixel_scale_arcsec"]
+        yield from one_band_lenses(arcsec, scale, 0.77, 11.3)
+        return
+    fluxes: list[Callable[[float], Any]] = [des_lrgs, hsc_galaxies, bologna, known_lenses]
+    for make in fluxes:
+        made = make(arcsec)
+        for one in [made] if isinstance(made, Set) else made:
+            yield as_pictures(one, sky_rms(one.image_NCHW)) if spec["stretched"] else one
+    if spec["stretched"]:
+        yield from space_warps(arcsec)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", required=True, help="a file, or the name of a shipped model")
+    parser.add_argument("--fpr", type=float, default=1e-2)
+    parser.add_argument("--views", type=int, default=8)
+    parser.add_argument("--objects", action="store_true", help="also list non-lenses one by one")
+    parser.add_argument("--without-space-warps", action="store_true", help="no look at those")
+    chosen = parser.parse_args()
+    if not DATA.is_dir():
+        sys.exit(f"no real data at {DATA}")
+    model = shipped.model_path(Path(chosen.model))
+    header = checkpoint.read_header(model)
+    spec, limit = header["spec"], threshold_of(header, chosen.fpr)
+    print(f"{chosen.model}: logit {limit:.3f} at the mocks' FPR {chosen.fpr:g}")
+    warps: dict[int, np.ndarray] = {}
+    for given in sets_of(spec):
+        if chosen.without_space_warps and "Space Warps" in given.name:
+            continue
+        with tempfile.TemporaryDirectory() as work:
+            write(Path(work) / "stamps", given, tuple(spec["bands"]), spec["stretched"])
+            found = scores(Path(work) / "stamps", model, chosen.views)
+        logit = found["logit"]
+        above, scored = int((logit > limit).sum()), int(np.isfinite(logit).sum())
+        middle = np.nanmedian(logit)
+        print(f"{given.name:26} {above:4} of {scored:4} above; median logit {middle:7.3f}")
+        if "Space Warps" in given.name:
+            warps[int(given.label_N[0])] = logit
+        elif given.label_N[0] == 1 or chosen.objects:
+            for name, value in zip(found["id"], logit, strict=True):
+                print(f"    {name:40} {value:8.3f}{'  *' if value > limit else ''}")
+    if warps:
+        logit = np.concatenate([warps[1], warps[0]])
+        label = np.repeat([1, 0], [len(warps[1]), len(warps[0])])
+        low, high = interval(label, logit)
+        area = roc_auc_score(label, logit)
+        print(f"Space Warps: AUROC {area:.3f} [{low:.3f}, {high:.3f}], {len(warps[1])} lenses")
+
+
+if __name__ == "__main__":
+    main()
