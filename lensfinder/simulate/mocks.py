@@ -227,14 +227,16 @@ def in_chunks(
     make : image and truth of a range of them, with a generator each for their noise
     noise : seed and index of each mock's noise
     """
-    images, truths = [], []
+    images_NCHW, truths = np.empty(0, np.float32), []
     for first in range(0, len(noise), CHUNK):
         chunk = slice(first, first + CHUNK)
         image, truth = make(chunk, [generator(seed, 4, index) for seed, index in noise[chunk]])
-        images.append(image)
+        if first == 0:
+            images_NCHW = np.empty((len(noise), *image.shape[1:]), np.float32)
+        images_NCHW[chunk] = image
         truths.append(truth)
     joined = {name: np.concatenate([truth[name] for truth in truths]) for name in truths[0]}
-    return np.concatenate(images), joined
+    return images_NCHW, joined
 
 
 def observe(rows: Sequence[Row], setting: Setting, noise: Sequence[tuple[int, int]]) -> Chunk:
@@ -267,7 +269,8 @@ def observe_chunk(
         for row in rows
     ]
     rendered = render(rows, surroundings, observation)
-    scene_NCHW = rendered.background_NCHW + rendered.feature_NCHW
+    scene_NCHW = rendered.background_NCHW
+    scene_NCHW += rendered.feature_NCHW
     for k, row in enumerate(rows):
         if row["artefact"]:
             scene_NCHW[k] += artefact(row, observation)
