@@ -2,15 +2,16 @@
 
 Lensing keeps surface brightness: a pixel shows the source's at the position where its ray meets
 the source plane. On an adaptive grid the brightness is split by a window in the source plane,
-which is 1 about the source and its clumps and fades out smoothly. What the window leaves over is
-smooth on the grid and sampled once a cell; what it holds is sampled more finely, in those cells
-alone whose rays come near the source.
+which is 1 about the source's centre and fades out smoothly. What the window leaves over is smooth
+on the grid and sampled once a cell; what it holds is sampled more finely, in those cells alone
+whose rays come near. Clumps and images of galaxies end somewhere, and are all inside.
 """
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,17 +26,25 @@ from lensfinder.simulate.grid import Columns, FineGrid
 _WINDOW_END = 1.9
 # Its width about the centre, in grid cells and in half-light radii, whichever is more.
 _WIDTH_CELLS, _WIDTH_IN_R_E = 2.6, 1.3
-# About a clump: in its own standard deviations.
-_WIDTH_IN_SIGMA = 4.0
 # About the lens, whose deflection has no direction at the centre: in grid cells of the image.
 _WIDTH_ABOUT_LENS = 1.2
-# Samples along a cell's side: the next of these that puts so many on the source's smallest scale.
-_REFINEMENTS = (3, 5, 8)
-_SAMPLES_A_SCALE = 3.0
+# A clump ends here, in its standard deviations (4e-6 of its peak).
+_CLUMP_END = 5.0
+# Samples along a cell's side: the next of these that puts so many on the minor half-light radius
+# of a profile, or on the standard deviation of a clump.
+_REFINEMENTS = (2, 3, 5, 8)
+_SAMPLES_A_RADIUS, _SAMPLES_A_SIGMA = 3.0, 1.25
+# Of the fine samples that are worked on at a time: they stay in a core's cache.
+_SAMPLES_AT_A_TIME = 2**15
 # Sides of the square about a lens that is looked at, in grid cells.
 _WINDOWS = (32, 48, 64, 96)
 
+# Samples along a cell's side of the image of a galaxy.
+_STAMP_REFINEMENT = 5
+
 Expand = Callable[[Tensor], Tensor]
+# Row and number of a piece of a source.
+Index = tuple[Tensor, Tensor]
 
 
 def lensed_source(
@@ -72,19 +81,16 @@ def lensed_source(
     # Rows that need the same are worked on together, and the common ones don't pay for the others.
     half = _half_width_cells(grid, c)
     needs = torch.stack([(slope != 2).long(), (kappa_rms > 0).long(), (stamp >= 0).long()], dim=1)
-    windows = [w for w in _WINDOWS if grid.adaptive and w < n_fine] + [n_fine]
-    window = torch.tensor(windows)[torch.searchsorted(torch.tensor(windows[:-1]), 2 * half)]
-    keys = torch.cat([needs, window[:, None]], dim=1)
-    for key in torch.unique(keys, dim=0):
-        rows = torch.nonzero((keys == key).all(dim=1))[:, 0]
-        power_law, perturbed, stamped, width = key.tolist()
+    for key in torch.unique(needs, dim=0):
+        rows = torch.nonzero((needs == key).all(dim=1))[:, 0]
+        power_law, perturbed, stamped = key.tolist()
         lens = _Lenses(grid, c.take(rows), bool(power_law), bool(perturbed))
-        source = (
-            _Stamps(lens.columns, images)
+        parts = (
+            _stamps(lens.columns, images)
             if stamped and images is not None
-            else _Profiles(lens.columns, grid.scale_arcsec)
+            else _profiles(lens.columns, grid)
         )
-        _draw(image, grid, rows, x[rows], y[rows], lens, source, int(width))
+        image[rows] = _draw(grid, x[rows], y[rows], lens, parts, half[rows])
     return image
 
 
@@ -137,6 +143,15 @@ class _Lenses:
             ]
             self._fields = torch.from_numpy(np.stack(fields)).to(c["theta_e_arcsec"].dtype)
 
+    def take(self, rows: Tensor) -> _Lenses:
+        """Some of them."""
+        some = copy.copy(self)
+        some.columns = self.columns.take(rows)
+        some._parameters = [p[rows] for p in self._parameters]
+        if self._fields is not None:
+            some._side, some._fields = self._side[rows], self._fields[rows]
+        return some
+
     def shoot(self, dx: Tensor, dy: Tensor, expand: Expand) -> tuple[Tensor, Tensor]:
         """Source-plane position relative to the source's centre."""
         c = self.columns
@@ -147,7 +162,7 @@ class _Lenses:
             which = expand(torch.arange(len(self._side)))
             alpha_x, alpha_y = grf.deflection(self._fields, which, u.expand_as(bx), v.expand_as(by))
             bx, by = bx - alpha_x, by - alpha_y
-        return bx - expand(c["source_x_arcsec"]), by - expand(c["source_y_arcsec"])
+        return bx.sub_(expand(c["source_x_arcsec"])), by.sub_(expand(c["source_y_arcsec"]))
 
     def stretch(self, dx: Tensor, dy: Tensor, expand: Expand) -> Tensor:
         """Upper bound of how far a step in the image takes a ray in the source plane."""
@@ -157,180 +172,253 @@ class _Lenses:
 
 
 @dataclass(frozen=True)
-class _Window:
-    """Squared distances from the centres of the window's parts, and widths of these."""
+class _Part:
+    """Up to K pieces of each of R sources that are of one form.
 
-    distance2: list[Tensor]
-    width: list[Tensor | float]
+    Attributes
+    ----------
+    at : brightness, arcsec**-2, at positions relative to the centre of a piece; given row and
+        number of the piece
+    x, y : (R, K) centre relative to the source's, arcsec
+    width : (R, K) of the window about the centre, or, if `ends`, where the piece ends; 0: there is
+        no such piece
+    ends : whether it is dark beyond `width`, and no sample is left to the coarse grid
+    refinement : (R, K) samples along a cell's side
+    """
 
-    def add(self, distance2: Tensor, width: Tensor | float) -> None:
-        """One more part."""
-        self.distance2.append(distance2)
-        self.width.append(width)
+    at: Callable[[Tensor, Tensor, Index], Tensor]
+    x: Tensor
+    y: Tensor
+    width: Tensor
+    ends: bool
+    refinement: Tensor
 
-    def weight(self) -> Tensor:
-        """1 where the source is, 0 far from it."""
-        outside: Tensor | None = None
-        for d2, width in zip(self.distance2, self.width, strict=True):
-            here = 1 - torch.exp(-(((d2 / width**2) ** 2).clamp(max=80)))
-            outside = here if outside is None else outside * here
-        assert outside is not None
-        return 1 - outside
+    def near(self, rows: Tensor, bx: Tensor, by: Tensor, slack: Tensor, k: int) -> Tensor:
+        """Which cells of the grids (R, W, W) of some rows need fine samples of piece k."""
+        dx, dy = bx - self.x[rows, k, None, None], by - self.y[rows, k, None, None]
+        width = self.width[rows, k, None, None]
+        reach = slack + width * (1.0 if self.ends else _WINDOW_END)
+        return (dx.square_().add_(dy.square_()) < reach.square_()) & (width > 0)
 
-    def touches(self, slack: Tensor) -> Tensor:
-        """Whether it is felt within `slack` of a point."""
-        near = [
-            d2 < (_WINDOW_END * width + slack) ** 2
-            for d2, width in zip(self.distance2, self.width, strict=True)
+
+def _refinement(samples: Tensor) -> Tensor:
+    """The next of `_REFINEMENTS`."""
+    steps = torch.tensor(_REFINEMENTS)
+    at = torch.searchsorted(steps.to(samples.dtype), samples.contiguous())
+    return steps[at.clamp(max=len(steps) - 1)]
+
+
+def _profiles(c: Columns, grid: FineGrid) -> list[_Part]:
+    """Sersic profiles, and their Gaussian clumps."""
+    r_e, n, q, phi = (c["source_re_arcsec"], c["source_n"], c["source_q"], c.phi("source_pa_deg"))
+    cell, nothing = grid.scale_arcsec, torch.zeros_like(r_e)
+    clumps = [
+        [
+            torch.nan_to_num(c[f"clump_{k}_{name}"], nan=0.0)
+            for name in ("x_arcsec", "y_arcsec", "sigma_arcsec", "fraction")
         ]
-        return torch.stack(near).any(dim=0) if len(near) > 1 else near[0]
+        for k in range(1, c.count("clump_{}_fraction") + 1)
+    ]
+    clumps = [clump for clump in clumps if bool((clump[3] > 0).any())]
+    share = 1 - sum((fraction for *_, fraction in clumps), nothing)
+    form, (shrink, power, log_centre) = light.elliptical_form(q, phi), light.sersic_terms(r_e, n)
+    log_centre = log_centre + torch.log(share)
 
+    def profile(bx: Tensor, by: Tensor, index: Index) -> Tensor:
+        row = index[0]
+        radius2 = light.form_at(bx, by, (form[0][row], form[1][row], form[2][row]))
+        return light.sersic_of(radius2, (shrink[row], power[row], log_centre[row]))
 
-class _Profiles:
-    """Sersic profiles with Gaussian clumps."""
+    width = torch.clamp(_WIDTH_IN_R_E * r_e, min=_WIDTH_CELLS * cell)
+    samples = _SAMPLES_A_RADIUS * cell / (r_e * torch.sqrt(q))
+    zero = nothing[:, None]
+    parts = [_Part(profile, zero, zero, width[:, None], False, _refinement(samples)[:, None])]
+    if clumps:
+        x, y, sigma, fraction = (torch.stack(column, dim=1) for column in zip(*clumps, strict=True))
+        sigma = torch.where(fraction > 0, sigma, 1.0)
+        peak = fraction / (2 * math.pi * sigma.square())
+        fall = -0.5 / sigma.square()
 
-    def __init__(self, c: Columns, cell_arcsec: float) -> None:
-        self._shape = (
-            c["source_re_arcsec"],
-            c["source_n"],
-            c["source_q"],
-            c.phi("source_pa_deg"),
+        def clump(bx: Tensor, by: Tensor, index: Index) -> Tensor:
+            distance2 = bx.square().add_(by.square())
+            end = _CLUMP_END**2 * sigma[index].square()
+            lit = distance2 < end
+            return distance2.mul_(fall[index]).exp_().mul_(peak[index]).mul_(lit)
+
+        samples = _SAMPLES_A_SIGMA * cell / sigma
+        parts.append(
+            _Part(
+                clump,
+                x,
+                y,
+                torch.where(fraction > 0, _CLUMP_END * sigma, 0.0),
+                True,
+                _refinement(samples),
+            )
         )
-        self._width = torch.clamp(
-            _WIDTH_IN_R_E * c["source_re_arcsec"], min=_WIDTH_CELLS * cell_arcsec
-        )
-        smallest = c["source_re_arcsec"] * torch.sqrt(c["source_q"])
-        self._clumps = []
-        self._smooth = torch.ones_like(smallest)
-        for k in range(1, c.count("clump_{}_fraction") + 1):
-            fraction = torch.nan_to_num(c[f"clump_{k}_fraction"], nan=0.0)
-            if not bool((fraction > 0).any()):
-                continue
-            has = fraction > 0
-            # Where a row has no such clump, a dark one stands in the centre.
-            x, y = (torch.where(has, c[f"clump_{k}_{a}_arcsec"], 0.0) for a in "xy")
-            sigma = torch.where(has, c[f"clump_{k}_sigma_arcsec"], 0.1)
-            self._clumps.append((x, y, sigma, fraction))
-            self._smooth = self._smooth - fraction
-            smallest = torch.where(has, torch.minimum(smallest, 1.5 * sigma), smallest)
-        wanted = _SAMPLES_A_SCALE * cell_arcsec / smallest
-        steps = torch.tensor(_REFINEMENTS)
-        self.refinement = steps[
-            torch.searchsorted(steps.to(wanted.dtype), wanted).clamp(max=len(steps) - 1)
-        ]
-
-    def at(self, bx: Tensor, by: Tensor, expand: Expand) -> tuple[Tensor, _Window]:
-        """Brightness, arcsec**-2, and the window."""
-        total = light.sersic(bx, by, *(expand(p) for p in self._shape))
-        total *= expand(self._smooth)
-        window = _Window([bx**2 + by**2], [expand(self._width)])
-        for x, y, sigma, fraction in self._clumps:
-            ux, uy, width = bx - expand(x), by - expand(y), expand(sigma)
-            total += expand(fraction) * light.gaussian_clump(ux, uy, width)
-            window.distance2.append(ux**2 + uy**2)
-            window.width.append(_WIDTH_IN_SIGMA * width)
-        return total, window
+    return parts
 
 
-class _Stamps:
+def _stamps(c: Columns, images: source_images.SourceImages) -> list[_Part]:
     """Images of real galaxies."""
+    dtype = c["source_x_arcsec"].dtype
+    stack = torch.from_numpy(images.images_SYX).to(dtype)
+    which = c.get("source_stamp", 0).long()
+    native = torch.from_numpy(images.pixel_arcsec).to(dtype)[which]
+    placed = c.get("source_stamp_pixel_arcsec", math.nan)
+    pixel = torch.where(placed > 0, placed, native)
+    phi = c.phi("source_pa_deg") - math.pi / 2
 
-    def __init__(self, c: Columns, images: source_images.SourceImages) -> None:
-        dtype = c["source_x_arcsec"].dtype
-        self._images = torch.from_numpy(images.images_SYX).to(dtype)
-        self._which = c.get("source_stamp", 0).long()
-        native = torch.from_numpy(images.pixel_arcsec).to(dtype)[self._which]
-        placed = c.get("source_stamp_pixel_arcsec", math.nan)
-        self._pixel = torch.where(placed > 0, placed, native)
-        self._phi = c.phi("source_pa_deg") - math.pi / 2
-        radii = torch.from_numpy(images.radius_pixel()).to(dtype)[self._which]
-        # All of an image is inside of the window, which is 1 there to rounding.
-        self._radius = radii * self._pixel
-        self.refinement = torch.full_like(self._which, _REFINEMENTS[1])
+    def image(bx: Tensor, by: Tensor, index: Index) -> Tensor:
+        row = index[0]
+        return source_images.brightness(stack, which[row], bx, by, pixel[row], phi[row])
 
-    def at(self, bx: Tensor, by: Tensor, expand: Expand) -> tuple[Tensor, _Window]:
-        """Brightness, arcsec**-2, and the window."""
-        total = source_images.brightness(
-            self._images, expand(self._which), bx, by, expand(self._pixel), expand(self._phi)
-        )
-        return total, _Solid([bx**2 + by**2], [expand(self._radius)])
-
-
-class _Solid(_Window):
-    """A window that is 1, for what is zero beyond its width."""
-
-    def add(self, distance2: Tensor, width: Tensor | float) -> None:
-        """Holds everything already."""
-
-    def weight(self) -> Tensor:
-        return torch.ones_like(self.distance2[0])
-
-    def touches(self, slack: Tensor) -> Tensor:
-        return self.distance2[0] < (self.width[0] + slack) ** 2
+    zero = torch.zeros_like(pixel)[:, None]
+    radius = torch.from_numpy(images.radius_pixel()).to(dtype)[which] * pixel
+    refinement = torch.full_like(which, _STAMP_REFINEMENT)[:, None]
+    return [_Part(image, zero, zero, radius[:, None], True, refinement)]
 
 
 def _draw(
-    image_RFF: Tensor,
-    grid: FineGrid,
-    rows: Tensor,
-    x: Tensor,
-    y: Tensor,
-    lens: _Lenses,
-    source: _Profiles | _Stamps,
-    width: int,
-) -> None:
-    """Draw the sources of some rows, each in a square of `width` cells about its lens."""
-    n_fine, h = len(grid.axis_arcsec), grid.scale_arcsec
+    grid: FineGrid, x: Tensor, y: Tensor, lens: _Lenses, parts: Sequence[_Part], half: Tensor
+) -> Tensor:
+    """Draw R sources, each in a square about its lens; flux per fine pixel, (R, F, F).
 
-    def on_grid(p: Tensor) -> Tensor:
-        return p[:, None, None]
-
-    left = (grid.nearest(x) - width // 2).clamp(0, n_fine - width)
-    low = (grid.nearest(y) - width // 2).clamp(0, n_fine - width)
-    steps = torch.arange(width)
-    dx_RW = grid.axis_arcsec[left[:, None] + steps] - x[:, None]
-    dy_RW = grid.axis_arcsec[low[:, None] + steps] - y[:, None]
-    dx, dy = dx_RW[:, None, :], dy_RW[:, :, None]
-    brightness, window = source.at(*lens.shoot(dx, dy, on_grid), on_grid)
-    brightness *= h**2
-    if grid.adaptive:
-        window.add(dx**2 + dy**2, _WIDTH_ABOUT_LENS * h)
-        slack = (h / math.sqrt(2)) * lens.stretch(dx, dy, on_grid)
-        row, line, column = torch.nonzero(window.touches(slack), as_tuple=True)
-        brightness *= 1 - window.weight()
-        brightness = gridding.smooth(brightness)
-        refinement = source.refinement[row]
-        for r in sorted(set(refinement.tolist())):
-            some = torch.nonzero(refinement == r)[:, 0]
-            _refine(
-                brightness, dx_RW, dy_RW, row[some], line[some], column[some], lens, source, r, h
+    Parameters
+    ----------
+    x, y : (R,) centre of the lens
+    half : (R,) half the side of the square, grid cells
+    """
+    n_fine = len(grid.axis_arcsec)
+    image = torch.zeros(len(x), n_fine, n_fine, dtype=x.dtype)
+    windows = [w for w in _WINDOWS if grid.adaptive and w < n_fine] + [n_fine]
+    place = torch.searchsorted(torch.tensor(windows[:-1], dtype=half.dtype), 2 * half)
+    # Row, line, column and piece of each cell that needs fine samples, for each part.
+    cells: list[list[Tensor]] = [[] for _ in parts]
+    for width in sorted({windows[k] for k in place.tolist()}):
+        rows = torch.nonzero(place == windows.index(width))[:, 0]
+        left = (grid.nearest(x[rows]) - width // 2).clamp(0, n_fine - width)
+        low = (grid.nearest(y[rows]) - width // 2).clamp(0, n_fine - width)
+        steps = torch.arange(width)
+        dx = (grid.axis_arcsec[left[:, None] + steps] - x[rows, None])[:, None, :]
+        dy = (grid.axis_arcsec[low[:, None] + steps] - y[rows, None])[:, :, None]
+        here = lens.take(rows)
+        bx, by = here.shoot(dx, dy, lambda p: p[:, None, None])
+        if grid.adaptive:
+            slack = (grid.scale_arcsec / math.sqrt(2)) * here.stretch(
+                dx, dy, lambda p: p[:, None, None]
             )
-    for k, (to, i, j) in enumerate(zip(rows.tolist(), left.tolist(), low.tolist(), strict=True)):
-        image_RFF[to, j : j + width, i : i + width] = brightness[k]
+            for part, found in zip(parts, cells, strict=True):
+                row, line, column, piece = _near(part, rows, bx, by, dx, dy, slack, grid)
+                found.append(torch.stack([rows[row], line + low[row], column + left[row], piece]))
+        brightness = _sampled_once(parts, rows, bx, by, dx, dy, grid)
+        corners = zip(rows.tolist(), left.tolist(), low.tolist(), strict=True)
+        for k, (to, i, j) in enumerate(corners):
+            image[to, j : j + width, i : i + width] = brightness[k]
+    for part, found in zip(parts, cells, strict=True):
+        if found:
+            _refine(image, grid, x, y, lens, part, torch.cat(found, dim=1))
+    return image
+
+
+def _near(
+    part: _Part,
+    rows: Tensor,
+    bx: Tensor,
+    by: Tensor,
+    dx: Tensor,
+    dy: Tensor,
+    slack: Tensor,
+    grid: FineGrid,
+) -> Tensor:
+    """Row, line, column and piece of cells of grids (R, W, W) that need fine samples, (4, M)."""
+    near = torch.stack([part.near(rows, bx, by, slack, k) for k in range(part.x.shape[1])], dim=1)
+    if not part.ends:
+        reach = _WIDTH_ABOUT_LENS * grid.scale_arcsec * _WINDOW_END
+        near |= (dx.square() + dy.square() < (slack + reach).square_())[:, None]
+    row, piece, line, column = torch.nonzero(near, as_tuple=True)
+    return torch.stack([row, line, column, piece])
+
+
+def _sampled_once(
+    parts: Sequence[_Part],
+    rows: Tensor,
+    bx: Tensor,
+    by: Tensor,
+    dx: Tensor,
+    dy: Tensor,
+    grid: FineGrid,
+) -> Tensor:
+    """What one sample a cell says of R sources on grids (R, W, W); flux per fine pixel."""
+    total = torch.zeros_like(bx)
+    for part in parts:
+        if grid.adaptive and part.ends:
+            continue
+        for k in range(part.x.shape[1]):
+            index = rows[:, None, None], torch.full_like(rows, k)[:, None, None]
+            brightness = part.at(bx - part.x[index], by - part.y[index], index)
+            if grid.adaptive:
+                about_lens = dx.square() + dy.square()
+                brightness *= _left_over(bx, by, part.width[index], about_lens, grid.scale_arcsec)
+            total += brightness
+    total *= grid.scale_arcsec**2
+    return gridding.smooth(total) if grid.adaptive else total
+
+
+def _left_over(bx: Tensor, by: Tensor, width: Tensor, about_lens: Tensor, h: float) -> Tensor:
+    """What the windows about a source's centre and about its lens leave to the coarse grid."""
+    outside = _outside(bx.square().add_(by.square()), width)
+    return outside.mul_(_outside(about_lens, torch.tensor(_WIDTH_ABOUT_LENS * h)))
+
+
+def _outside(distance2: Tensor, width: Tensor) -> Tensor:
+    """One minus a window."""
+    quartic = (distance2 / width.square()).square_().clamp_(max=80)
+    return quartic.neg_().exp_().neg_().add_(1)
 
 
 def _refine(
-    image_RWW: Tensor,
-    dx_RW: Tensor,
-    dy_RW: Tensor,
-    row: Tensor,
-    line: Tensor,
-    column: Tensor,
+    image_RFF: Tensor,
+    grid: FineGrid,
+    x: Tensor,
+    y: Tensor,
     lens: _Lenses,
-    source: _Profiles | _Stamps,
-    refinement: int,
-    h: float,
+    part: _Part,
+    cells_4M: Tensor,
 ) -> None:
-    """Sample M cells finely and spread what the window holds, in place."""
+    """Sample cells finely and spread what belongs there, in place.
 
-    def on_cells(p: Tensor) -> Tensor:
-        return p[row]
+    Parameters
+    ----------
+    cells_4M : row, line, column and number of the piece
+    """
+    refinement = part.refinement[cells_4M[0], cells_4M[3]]
+    for r in torch.unique(refinement).tolist():
+        for some in cells_4M[:, refinement == r].split(_SAMPLES_AT_A_TIME // r**2, dim=1):
+            _refine_alike(image_RFF, grid, x, y, lens, part, some, r)
 
-    sub = gridding.sub_offsets(refinement, image_RWW.dtype) * h
-    dx = dx_RW[row, column] + sub.repeat(refinement)[:, None]
-    dy = dy_RW[row, line] + sub.repeat_interleave(refinement)[:, None]
-    fine, window = source.at(*lens.shoot(dx, dy, on_cells), on_cells)
-    window.add(dx**2 + dy**2, _WIDTH_ABOUT_LENS * h)
-    fine *= window.weight()
+
+def _refine_alike(
+    image_RFF: Tensor,
+    grid: FineGrid,
+    x: Tensor,
+    y: Tensor,
+    lens: _Lenses,
+    part: _Part,
+    cells_4M: Tensor,
+    refinement: int,
+) -> None:
+    row, line, column, piece = cells_4M
+    h, index = grid.scale_arcsec, (row, piece)
+    sub = gridding.sub_offsets(refinement, image_RFF.dtype) * h
+    dx = (grid.axis_arcsec[column] - x[row]) + sub.repeat(refinement)[:, None]
+    dy = (grid.axis_arcsec[line] - y[row]) + sub.repeat_interleave(refinement)[:, None]
+    bx, by = lens.shoot(dx, dy, lambda p: p[row])
+    bx -= part.x[index]
+    by -= part.y[index]
+    fine = part.at(bx, by, index)
+    if not part.ends:
+        about_lens = dx.square_().add_(dy.square_())
+        fine *= _left_over(bx, by, part.width[index], about_lens, h).neg_().add_(1)
     fine *= (h / refinement) ** 2
-    gridding.add_cells(image_RWW, row, line, column, fine)
+    gridding.add_cells(image_RFF, row, line, column, fine)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Sequence
 from typing import Annotated, Any, Self
 
 import numpy as np
@@ -37,9 +39,16 @@ class ColourTrack(Section):
     def typical(self, bands: tuple[str, ...], z: float, rng: np.random.Generator) -> list[float]:
         """m_band - m_r at redshift z."""
         return [
-            0.0 if band == "r" else float(np.interp(z, self.redshift, self.minus_r[band]))
-            for band in bands
+            0.0 if band == "r" else _between(z, self.redshift, self.minus_r[band]) for band in bands
         ]
+
+
+def _between(x: float, xs: Sequence[float], ys: Sequence[float]) -> float:
+    """Like np.interp, which takes ten times as long for one number."""
+    k = bisect_right(xs, x)
+    if k in (0, len(xs)):
+        return ys[min(k, len(xs) - 1)]
+    return ys[k - 1] + (ys[k] - ys[k - 1]) * (x - xs[k - 1]) / (xs[k] - xs[k - 1])
 
 
 class SedTrack(Section):

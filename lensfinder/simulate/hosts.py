@@ -16,6 +16,7 @@ from scipy.spatial import cKDTree
 
 from lensfinder.simulate import cosmology
 from lensfinder.simulate.families import Row
+from lensfinder.simulate.noise import normals
 from lensfinder.simulate.observation import Observation
 from lensfinder.simulate.population import draw, generator
 from lensfinder.simulate.recipe import Population
@@ -266,7 +267,7 @@ def paint(
         gain = np.array(observation.electrons_per_njy, dtype=np.float32)[:, None, None]
         for k, rng in enumerate(generators):
             sigma = np.sqrt(np.maximum(feature_NCHW[k], 0) / gain)
-            image_NCHW[k] += sigma * rng.standard_normal(sigma.shape, dtype=np.float32)
+            image_NCHW[k] += sigma * normals(rng, sigma.shape)
     return image_NCHW.astype(np.float32), truth
 
 

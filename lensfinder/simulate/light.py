@@ -17,6 +17,10 @@ from torch import Tensor
 # a CPU is ten times slower.
 _FAINTEST_EXPONENT = 50.0
 
+# See `elliptical_form` and `sersic_terms`.
+Form = tuple[Tensor, Tensor, Tensor]
+Terms = tuple[Tensor, Tensor, Tensor]
+
 
 def sersic_b(n: Tensor) -> Tensor:
     """b_n for which r_e holds half of the light.
@@ -34,21 +38,36 @@ def sersic_b(n: Tensor) -> Tensor:
     )
 
 
+def elliptical_form(q: Tensor, phi_rad: Tensor) -> Form:
+    """Coefficients of x^2, x y and y^2 in the square of the circularised elliptical radius.
+
+    Parameters
+    ----------
+    q : minor-to-major axis ratio, in (0, 1]
+    phi_rad : angle of the major axis, counter-clockwise from +x
+    """
+    cos, sin = torch.cos(phi_rad), torch.sin(phi_rad)
+    xx = q * cos.square() + sin.square() / q
+    yy = q * sin.square() + cos.square() / q
+    return xx, 2 * sin * cos * (q - 1 / q), yy
+
+
+def form_at(x: Tensor, y: Tensor, form: Form) -> Tensor:
+    """The square of the circularised elliptical radius, in the unit of x squared."""
+    xx, xy, yy = form
+    # In this order a grid given as a row x and a column y costs three operations on the grid.
+    return (xx * x + xy * y).mul_(x).add_(yy * y.square())
+
+
 def squared_elliptical_radius(x: Tensor, y: Tensor, q: Tensor, phi_rad: Tensor) -> Tensor:
     """Square of the circularised elliptical radius, q x'^2 + y'^2 / q, in the unit of x squared.
 
     Parameters
     ----------
     x, y : position relative to the centre
-    q : minor-to-major axis ratio, in (0, 1]
-    phi_rad : angle of the major axis, counter-clockwise from +x
+    q, phi_rad : as in `elliptical_form`
     """
-    cos, sin = torch.cos(phi_rad), torch.sin(phi_rad)
-    xx = q * cos**2 + sin**2 / q
-    yy = q * sin**2 + cos**2 / q
-    two_xy = 2 * sin * cos * (q - 1 / q)
-    # In this order a grid given as a row x and a column y costs three operations on the grid.
-    return (xx * x + two_xy * y) * x + yy * y**2
+    return form_at(x, y, elliptical_form(q, phi_rad))
 
 
 def sersic(
@@ -61,24 +80,33 @@ def sersic(
     x, y : position relative to the centre, arcsec
     r_e_arcsec : circularised half-light radius, > 0
     n : Sersic index, >= 0.5
-    q, phi_rad : as in `squared_elliptical_radius`
+    q, phi_rad : as in `elliptical_form`
 
     Returns
     -------
     brightness : arcsec**-2; its integral over the plane is 1
     """
-    return sersic_at(squared_elliptical_radius(x, y, q, phi_rad), r_e_arcsec, n)
+    return sersic_of(squared_elliptical_radius(x, y, q, phi_rad), sersic_terms(r_e_arcsec, n))
 
 
-def sersic_at(radius2: Tensor, r_e_arcsec: Tensor, n: Tensor) -> Tensor:
-    """The same at squared circularised elliptical radii, arcsec^2."""
+def sersic_terms(r_e_arcsec: Tensor, n: Tensor) -> Terms:
+    """What a profile of unit flux needs beside the radius, for `sersic_of`.
+
+    b (r / r_e)^(1/n) is exp(shrink + power ln r^2), and the brightness exp(log_centre - that).
+    """
     b = sersic_b(n)
     log_flux = math.log(2 * math.pi) + torch.log(n) + 2 * torch.log(r_e_arcsec)
     log_flux = log_flux - 2 * n * torch.log(b) + torch.lgamma(2 * n)
-    # b (r / r_e)^(1/n) as a single exponential. Rounding may leave r^2 below zero at the centre.
-    shrink = torch.log(b) - torch.log(r_e_arcsec) / n
-    scaled = torch.addcmul(shrink, torch.log(radius2.clamp(min=0)), 0.5 / n)
-    return scaled.exp_().clamp_(max=_FAINTEST_EXPONENT).add_(log_flux).neg_().exp_()
+    return torch.log(b) - torch.log(r_e_arcsec) / n, 0.5 / n, -log_flux
+
+
+def sersic_of(radius2: Tensor, terms: Terms, area_arcsec2: float = 1.0) -> Tensor:
+    """Flux in an area at squared circularised elliptical radii, arcsec^2."""
+    shrink, power, log_centre = terms
+    # Rounding may leave r^2 below zero at the centre.
+    scaled = torch.addcmul(shrink, radius2.clamp(min=0).log_(), power)
+    scaled.exp_().clamp_(max=_FAINTEST_EXPONENT)
+    return torch.sub(log_centre + math.log(area_arcsec2), scaled, out=scaled).exp_()
 
 
 def gaussian_clump(x: Tensor, y: Tensor, sigma_arcsec: Tensor) -> Tensor:

@@ -232,17 +232,19 @@ def in_chunks(
     noise : seed and index of each mock's noise
     setting : what all of them have in common
     """
-    images, truths = [], []
+    images_NCHW, truths = np.empty(0, np.float32), []
     for first in range(0, len(noise), CHUNK):
         chunk = slice(first, first + CHUNK)
         image, truth = make(chunk, [generator(seed, 4, index) for seed, index in noise[chunk]])
         if setting.population.composite is not None:
             image, how = _pictures(image, noise[chunk], setting, setting.population.composite)
             truth = truth | how
-        images.append(image)
+        if first == 0:
+            images_NCHW = np.empty((len(noise), *image.shape[1:]), np.float32)
+        images_NCHW[chunk] = image
         truths.append(truth)
     joined = {name: np.concatenate([truth[name] for truth in truths]) for name in truths[0]}
-    return np.concatenate(images), joined
+    return images_NCHW, joined
 
 
 def observe(rows: Sequence[Row], setting: Setting, noise: Sequence[tuple[int, int]]) -> Chunk:
@@ -296,7 +298,8 @@ def observe_chunk(
         for row in rows
     ]
     rendered = render(rows, surroundings, observation)
-    scene_NCHW = rendered.background_NCHW + rendered.feature_NCHW
+    scene_NCHW = rendered.background_NCHW
+    scene_NCHW += rendered.feature_NCHW
     for k, row in enumerate(rows):
         if row["artefact"]:
             scene_NCHW[k] += artefact(row, observation)

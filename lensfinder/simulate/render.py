@@ -14,14 +14,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lensfinder.simulate import arcs, gridding, light, noise, observe, psfs, scene, sersics
+from lensfinder.simulate import arcs, gridding, noise, observe, psfs, scene, sersics
+from lensfinder.simulate import light as profiles
 from lensfinder.simulate.families import Row
 from lensfinder.simulate.grid import Columns, FineGrid
 from lensfinder.simulate.observation import Observation
+from lensfinder.simulate.sersics import Galaxies
 
 CHUNK = 64
-# Of which at most so many are worked on at a time: their planes stay in a core's cache.
+# Of which at most so many planes are worked on at a time: they stay in a core's cache.
 _BLOCK = 16
+# Samples along the side of a cell near the centre of a host, and of what is near it.
+_HOST_REFINEMENT, _NEIGHBOUR_REFINEMENT = 5, 3
 
 
 @dataclass(frozen=True)
@@ -75,12 +79,10 @@ def render(
     truth = {name: np.full(count, np.nan) for name in _truth_names(observation.bands)}
     for points in np.unique(needed).tolist():
         alike = np.flatnonzero(needed == points)
-        for first in range(0, len(alike), _BLOCK):
-            some = alike[first : first + _BLOCK]
-            block = _render_block(table.take(some), [nearby[i] for i in some], observation, points)
-            background[some], feature[some] = block.background_NCHW, block.feature_NCHW
-            for name, values in block.truth.items():
-                truth[name][some] = values
+        part = _render_alike(table.take(alike), [nearby[i] for i in alike], observation, points)
+        background[alike], feature[alike] = part.background_NCHW, part.feature_NCHW
+        for name, values in part.truth.items():
+            truth[name][alike] = values
     lenses = np.flatnonzero(table.kinds == "lens")
     if len(lenses):
         separation = scene.image_separation_arcsec(table.take(lenses).columns)
@@ -129,33 +131,54 @@ def _sharpest_fwhm(c: Columns, observation: Observation) -> np.ndarray:
     return torch.stack(widths).min(dim=0).values.double().numpy()
 
 
-def _render_block(
+def _render_alike(
     table: Table,
     surroundings: Sequence[dict[str, np.ndarray]],
     observation: Observation,
     points: int,
 ) -> Rendered:
+    """Render those of a chunk that need the same grid."""
     columns = table.columns
     grid = observation.grid(points, columns["dx"].dtype)
-    scale = observation.pixel_scale_arcsec
+    scale, bands = observation.pixel_scale_arcsec, observation.bands
     x = columns["dx"] * scale + columns["centre_x_arcsec"]
     y = columns["dy"] * scale + columns["centre_y_arcsec"]
 
-    otf_NCFH = _otf(columns, observation, grid, points)
-    background = _hosts(columns, grid, x, y, observation.bands)
-    sky_rms_NC = torch.stack([columns[f"sky_rms_{b}_njy"] for b in observation.bands], dim=1)
-    _add_surroundings(background, grid, columns, surroundings, sky_rms_NC, scale)
-    background_NCHW = _observed(background, otf_NCFH, observation, points)
-    unit_NCHW = torch.zeros_like(background_NCHW)
-    magnification = torch.full_like(x, torch.nan)
+    sky_rms_NC = torch.stack([columns[f"sky_rms_{b}_njy"] for b in bands], dim=1)
+    light = Galaxies.join(
+        _hosts(columns, x, y, bands) + _neighbours(columns, surroundings, sky_rms_NC, scale)
+    )
+    lit = (light.flux_RC > 0).any(dim=1)
+    galaxies = sersics.prepare(light.take(lit & (light.shape[0] > 0)), grid)
+    stars = light.take(lit & (light.shape[0] == 0))
+    features = []
     for draw, of in _FEATURES:
         rows = torch.from_numpy(np.flatnonzero(np.isin(table.kinds, of)))
-        if len(rows) == 0:
-            continue
-        image = draw(grid, columns.take(rows), x[rows], y[rows], observation)
-        unit_NCHW[rows] = _observed(image[:, None], otf_NCFH[rows], observation, points)
-        if draw is _lensed_source:
-            magnification[rows] = image.sum(dim=(1, 2))
+        if len(rows):
+            image = draw(grid, columns.take(rows), x[rows], y[rows], observation)
+            features.append((rows, image))
+
+    n_fine = len(grid.axis_arcsec)
+    background_NCHW = torch.empty(
+        len(x), len(bands), observation.size, observation.size, dtype=x.dtype
+    )
+    unit_NCHW = torch.zeros_like(background_NCHW)
+    for first in range(0, len(x), _BLOCK):
+        block = torch.arange(first, min(first + _BLOCK, len(x)))
+        otf_NCFH = _otf(columns.take(block), observation, grid, points)
+        scene_NCFF = torch.zeros(len(block), len(bands), n_fine, n_fine, dtype=x.dtype)
+        sersics.draw(scene_NCFF, grid, galaxies, first)
+        sersics.add_points(scene_NCFF, grid, stars, first)
+        background_NCHW[block] = _observed(scene_NCFF, otf_NCFH, observation, points)
+        for rows, image in features:
+            mine = (rows >= first) & (rows < first + _BLOCK)
+            if mine.any():
+                otf = otf_NCFH[rows[mine] - first]
+                unit_NCHW[rows[mine]] = _observed(image[mine][:, None], otf, observation, points)
+    magnification = torch.full_like(x, torch.nan)
+    if (table.kinds == "lens").any():
+        rows, image = features[0]
+        magnification[rows] = image.sum(dim=(1, 2))
     flux_NC, snr = _feature_flux(columns, unit_NCHW, observation)
 
     truth = {"source_snr": snr, "magnification": magnification}
@@ -258,63 +281,54 @@ def _observed(
     return observation.stamp(observe.convolve_and_sample(fft, otf_NCFH, points))
 
 
-def _hosts(c: Columns, grid: FineGrid, x: Tensor, y: Tensor, bands: tuple[str, ...]) -> Tensor:
-    """Bulge, disc and partner of each mock, (N, C, F, F)."""
-    n_fine = len(grid.axis_arcsec)
-    image = torch.zeros(len(x), len(bands), n_fine, n_fine, dtype=x.dtype)
+def _hosts(c: Columns, x: Tensor, y: Tensor, bands: tuple[str, ...]) -> list[Galaxies]:
+    """Bulge, disc and partner of each mock, also those without light."""
     nothing, exponential = torch.zeros_like(x), torch.ones_like(x)
-    for part, dx, dy, n in (
-        ("bulge", nothing, nothing, c["bulge_n"]),
-        ("disc", nothing, nothing, exponential),
-        ("partner", c["partner_x_arcsec"], c["partner_y_arcsec"], c["partner_n"]),
-    ):
-        r_e, q, phi = c[f"{part}_re_arcsec"], c[f"{part}_q"], c.phi(f"{part}_pa_deg")
-        flux_NC = scene.flux_njy(torch.stack([c[f"mag_{part}_{b}"] for b in bands], dim=1))
-        lit = (flux_NC > 0).any(dim=1)
-        some = torch.nonzero(lit & (r_e > 0))[:, 0]
-        shape = (r_e[some], n[some], q[some], phi[some])
-        sersics.add_sersic(image, grid, some, (x + dx)[some], (y + dy)[some], shape, flux_NC[some])
-        some = torch.nonzero(lit & (r_e == 0))[:, 0]
-        sersics.add_points(image, grid, some, (x + dx)[some], (y + dy)[some], flux_NC[some])
-    return image
+    rows = torch.arange(len(x))
+    return [
+        Galaxies(
+            rows,
+            x + dx,
+            y + dy,
+            (c[f"{part}_re_arcsec"], n, c[f"{part}_q"], c.phi(f"{part}_pa_deg")),
+            scene.flux_njy(torch.stack([c[f"mag_{part}_{b}"] for b in bands], dim=1)),
+            torch.full_like(x, torch.inf),
+            torch.full_like(rows, _HOST_REFINEMENT),
+        )
+        for part, dx, dy, n in (
+            ("bulge", nothing, nothing, c["bulge_n"]),
+            ("disc", nothing, nothing, exponential),
+            ("partner", c["partner_x_arcsec"], c["partner_y_arcsec"], c["partner_n"]),
+        )
+    ]
 
 
-def _add_surroundings(
-    image: Tensor,
-    grid: FineGrid,
+def _neighbours(
     c: Columns,
     surroundings: Sequence[dict[str, np.ndarray]],
     sky_rms_NC: Tensor,
     pixel_scale_arcsec: float,
-) -> None:
-    """Add the field objects of each mock, in place."""
+) -> list[Galaxies]:
+    """The field objects of each mock, if there are any."""
     rows = torch.tensor([i for i, f in enumerate(surroundings) for _ in f["x_arcsec"]]).long()
     if len(rows) == 0:
-        return
+        return []
     joined = {
-        name: torch.from_numpy(np.concatenate([f[name] for f in surroundings])).to(image.dtype)
+        name: torch.from_numpy(np.concatenate([f[name] for f in surroundings])).to(c["dx"].dtype)
         for name in surroundings[0]
     }
-    x = joined["x_arcsec"] + c["dx"][rows] * pixel_scale_arcsec
-    y = joined["y_arcsec"] + c["dy"][rows] * pixel_scale_arcsec
     r_e, n, q, phi = (joined[name] for name in ("re_arcsec", "n", "q", "phi_rad"))
-    flux = joined["flux_njy"]
-    stars = torch.nonzero(r_e == 0)[:, 0]
-    sersics.add_points(image, grid, rows[stars], x[stars], y[stars], flux[stars])
-    extent = _visible_extent(joined, sky_rms_NC[rows], pixel_scale_arcsec)
-    for low, high in ((0.0, 2.0), (2.0, 4.0), (4.0, 8.0), (8.0, torch.inf)):
-        some = torch.nonzero((r_e > 0) & (extent > low) & (extent <= high))[:, 0]
-        sersics.add_sersic(
-            image,
-            grid,
-            rows[some],
-            x[some],
-            y[some],
-            (r_e[some], n[some], q[some], phi[some]),
-            flux[some],
-            high if np.isfinite(high) else None,
-            refinement=3,
+    return [
+        Galaxies(
+            rows,
+            joined["x_arcsec"] + c["dx"][rows] * pixel_scale_arcsec,
+            joined["y_arcsec"] + c["dy"][rows] * pixel_scale_arcsec,
+            (r_e, n, q, phi),
+            joined["flux_njy"],
+            _visible_extent(joined, sky_rms_NC[rows], pixel_scale_arcsec),
+            torch.full_like(rows, _NEIGHBOUR_REFINEMENT),
         )
+    ]
 
 
 def _visible_extent(field: dict[str, Tensor], sky_rms_RC: Tensor, pixel_arcsec: float) -> Tensor:
@@ -325,9 +339,9 @@ def _visible_extent(field: dict[str, Tensor], sky_rms_RC: Tensor, pixel_arcsec: 
     """
     r_e, n, q, flux = (field[name] for name in ("re_arcsec", "n", "q", "flux_njy"))
     zero, one = torch.zeros_like(r_e), torch.ones_like(r_e)
-    centre = light.sersic(zero, zero, r_e, n, one, zero)
+    centre = profiles.sersic(zero, zero, r_e, n, one, zero)
     contrast = (flux / (0.02 * sky_rms_RC)).max(dim=1).values * centre * pixel_arcsec**2
-    wings = r_e * (torch.log(contrast.clamp(min=math.e)) / light.sersic_b(n)) ** n
+    wings = r_e * (torch.log(contrast.clamp(min=math.e)) / profiles.sersic_b(n)) ** n
     return torch.where(n <= 1, 8 * r_e, wings) / torch.sqrt(q)
 
 

@@ -26,28 +26,34 @@ import math
 import torch
 from torch import Tensor
 
-from lensfinder.simulate import gridding, lensing, light
+from lensfinder.simulate import gridding, lensing, light, sersics
 from lensfinder.simulate.grid import Columns, FineGrid
-from lensfinder.simulate.sersics import add_sersic
+from lensfinder.simulate.sersics import Galaxies
 
 
 def companions(grid: FineGrid, c: Columns, x: Tensor, y: Tensor) -> Tensor:
     """Companions of R galaxies, of unit flux together, flux per fine pixel, (R, F, F)."""
     n_fine = len(grid.axis_arcsec)
     image = torch.zeros(len(x), 1, n_fine, n_fine, dtype=x.dtype)
+    parts = []
     for k in range(1, c.count("companion_{}_fraction") + 1):
         rows = torch.nonzero(torch.isfinite(c[f"companion_{k}_fraction"]))[:, 0]
         mine = c.take(rows)
-        centre_x = x[rows] + mine[f"companion_{k}_x_arcsec"]
-        centre_y = y[rows] + mine[f"companion_{k}_y_arcsec"]
-        shape = (
-            mine[f"companion_{k}_re_arcsec"],
-            mine[f"companion_{k}_n"],
-            mine[f"companion_{k}_q"],
-            mine.phi(f"companion_{k}_pa_deg"),
+        r_e, q = mine[f"companion_{k}_re_arcsec"], mine[f"companion_{k}_q"]
+        parts.append(
+            Galaxies(
+                rows,
+                x[rows] + mine[f"companion_{k}_x_arcsec"],
+                y[rows] + mine[f"companion_{k}_y_arcsec"],
+                (r_e, mine[f"companion_{k}_n"], q, mine.phi(f"companion_{k}_pa_deg")),
+                mine[f"companion_{k}_fraction"][:, None],
+                # An exponential holds 2e-5 of its flux beyond 8 r_e.
+                torch.where(mine[f"companion_{k}_n"] <= 1, 8 * r_e / torch.sqrt(q), torch.inf),
+                torch.full_like(rows, 5),
+            )
         )
-        flux = mine[f"companion_{k}_fraction"][:, None]
-        add_sersic(image, grid, rows, centre_x, centre_y, shape, flux)
+    if parts:
+        sersics.draw(image, grid, sersics.prepare(Galaxies.join(parts), grid))
     return image[:, 0]
 
 

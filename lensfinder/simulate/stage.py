@@ -18,6 +18,7 @@ from lensfinder.config import Config
 from lensfinder.errors import RequestError
 from lensfinder.fingerprints import ingredients
 from lensfinder.ledger import close_ledger
+from lensfinder.parallel import keep_buffers
 from lensfinder.runs import Receipt, Run, Summary, Unit
 from lensfinder.simulate.distributions import RecipeError
 from lensfinder.simulate.planning import load_population, plan_request
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["do", "finish", "load_population", "made_from", "plan", "prove"]
 
-_VERSION = 4
+_VERSION = 5
 PREVIEW = "preview.png"
 TRUTH = "truth.parquet"
 
@@ -64,6 +65,7 @@ def do(unit: Unit) -> Receipt:
     from lensfinder.simulate.inputs import load
     from lensfinder.simulate.mocks import Setting
 
+    keep_buffers()
     made_from, task = unit.ingredients, unit.task
     setting = Setting.of(made_from, load(task["material"]) if "material" in task else None)
     threads = torch.get_num_threads()

@@ -33,7 +33,8 @@ def test_variance_is_sky_and_photons(kind: str) -> None:
     noisy = add_noise(np.random.default_rng(1), IMAGE, SKY, GAIN, KINDS[kind])
     assert noisy.dtype == np.float32
     residual = noisy.astype(float) - IMAGE
-    assert np.abs(residual.mean(axis=(1, 2)) / SKY).max() < 0.05
+    # Five standard errors of the mean where noise is correlated.
+    assert np.abs(residual.mean(axis=(1, 2)) / SKY).max() < 0.09
     dark, bright = residual[:, :, :150], residual[:, :, 150:]
     np.testing.assert_allclose(dark.std(axis=(1, 2)), SKY, rtol=0.03)
     expected = np.sqrt(SKY**2 + 400 / GAIN)
