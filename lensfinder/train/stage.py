@@ -234,6 +234,7 @@ def train_and_save(ranks: Ranks, stop: Stop, unit: Unit) -> None:
                 start=start,
                 fresh=fresh,
                 save_every_s=task["save_every_s"],
+                on_resume=progress.resume,
                 on_step=lambda count, note: progress.advance(count, note=note),
                 on_epoch=write_metrics,
             )
