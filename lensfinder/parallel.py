@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 _LOOK_EVERY_S = 1.0
 _MALLOC_KEEP_BYTES = 256 * 2**20
+_MALLOC_MOST_BYTES = 2**31 - 1  # mallopt takes an int
 # Names of malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
@@ -61,15 +62,23 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def keep_buffers() -> None:
+def keep_buffers(*, all_of_them: bool = False) -> None:
     """Have freed memory kept for the next forward pass; what the nanny does for workers.
 
     Where the system's C library has no such knob, nothing happens but that it is slower.
+
+    Parameters
+    ----------
+    all_of_them : bool
+        However much: a training step frees all its activations, and wants as many again. Else up
+        to `_MALLOC_KEEP_BYTES`.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        for knob in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD):
-            mallopt(knob, _MALLOC_KEEP_BYTES)
+        largest = _MALLOC_MOST_BYTES if all_of_them else _MALLOC_KEEP_BYTES
+        # An older glibc takes no more than 32 MiB.
+        mallopt(_M_MMAP_THRESHOLD, largest) or mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)
+        mallopt(_M_TRIM_THRESHOLD, -1 if all_of_them else largest)  # -1: never
 
 
 def worker_number() -> int:

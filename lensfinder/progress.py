@@ -29,6 +29,8 @@ class Progress:
         self.title, self.total, self.unit, self.quiet = title, total, unit, quiet
         self.done = self.failed = 0
         self.note = ""
+        self._earlier = 0  # of what is done, by a run that this one goes on from
+        self._said: int | None = None  # how far it was at the last line
         self._started = self._spoken = time.monotonic()
         self._bar: Any = None
         self._task: Any = None
@@ -59,6 +61,14 @@ class Progress:
             self._task = self._bar.add_task(self.title, total=self.total, note="")
         return self
 
+    def resume(self, amount: int) -> None:
+        """Count `amount` as done by an earlier run: it says nothing of the rate of this one."""
+        self.done += amount
+        self._earlier += amount
+        self._started = time.monotonic()
+        if self._bar is not None:
+            self._bar.reset(self._task, completed=self.done)
+
     def advance(self, amount: int = 1, *, failed: int = 0, note: str = "") -> None:
         """Count `amount` more, `failed` of which failed; `note` stands beside the count."""
         self.done += amount
@@ -70,17 +80,18 @@ class Progress:
             self._say()
 
     def _remarks(self) -> str:
-        rate = self.done / max(time.monotonic() - self._started, 1e-9)
+        rate = (self.done - self._earlier) / max(time.monotonic() - self._started, 1e-9)
         parts = [self.unit, f"{rate:.3g}/s"]
         if self.failed:
             parts.append(f"{self.failed} failed")
         return "  ".join([*parts, self.note]).rstrip()
 
-    def _say(self) -> None:
-        self._spoken = time.monotonic()
+    def _say(self, *, ended: bool = False) -> None:
+        self._spoken, self._said = time.monotonic(), self.done
         elapsed = self._spoken - self._started
-        left = elapsed * (self.total - self.done) / max(self.done, 1)
-        when = f", {left:.0f} s left" if self.done < self.total else f" in {elapsed:.0f} s"
+        left = elapsed * (self.total - self.done) / max(self.done - self._earlier, 1)
+        ended = ended or self.done >= self.total
+        when = f" in {elapsed:.0f} s" if ended else f", {left:.0f} s left"
         print(
             f"{self.title}: {self.done} of {self.total} {self._remarks()}{when}",
             file=sys.stderr,
@@ -95,5 +106,11 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
-        elif not self.quiet and self.total and error is None:
-            self._say()
+        # The last line may have been said a moment ago; work may also end early.
+        elif (
+            not self.quiet
+            and self.total
+            and error is None
+            and (self._said != self.done or self.done < self.total)
+        ):
+            self._say(ended=True)

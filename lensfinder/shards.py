@@ -29,6 +29,7 @@ Columns = dict[str, NDArray[Any]]
 _PIXELS = {"image": np.float32, "mask": np.uint8, "variance": np.float32}
 _UNITS = {"image": "nJy", "variance": "nJy2"}
 _TEXT = h5py.string_dtype()
+_MAKE_AGAIN = "Delete it, and run the command that wrote it again: it makes what is missing."
 # A foreign file may declare more than it holds; gzip makes a thousandth of zeros at best.
 _UNSUSPICIOUS_BYTES = 2**26
 _MOST_COMPRESSED = 2000
@@ -287,7 +288,11 @@ def _opened(path: Path) -> Iterator[h5py.File]:
     except FileNotFoundError:
         raise RequestError(f"no such shard: {path}") from None
     except OSError as error:
-        raise RequestError(f"{path} is not a readable HDF5 file", "a shard") from error
+        raise RequestError(
+            f"{path} is not a readable HDF5 file, or only a part of one",
+            "a shard",
+            _MAKE_AGAIN,
+        ) from error
     with file:
         yield file
 
@@ -299,7 +304,9 @@ def _damage(path: Path) -> Iterator[None]:
     try:
         yield
     except (KeyError, OSError, ValueError, TypeError, AttributeError, RuntimeError) as error:
-        raise RequestError(f"{path} is damaged or no shard: {error}") from error
+        raise RequestError(
+            f"{path} is damaged or no shard: {error}", "a shard", _MAKE_AGAIN
+        ) from error
 
 
 def _open(path: Path, file: h5py.File) -> Shard:

@@ -34,9 +34,13 @@ class _Unit(nn.Module):
         self.shortcut = nn.Conv2d(n_in, n_out, 1, stride=stride) if reshapes else None
 
     def forward(self, x_NCHW: torch.Tensor) -> torch.Tensor:
-        activated = x_NCHW if self.norm_in is None else functional.elu(self.norm_in(x_NCHW))
-        branch: torch.Tensor = functional.elu(self.norm_reduce(self.reduce(activated)))
-        branch = functional.elu(self.norm_conv(self.conv(branch)))
+        activated = (
+            x_NCHW if self.norm_in is None else functional.elu(self.norm_in(x_NCHW), inplace=True)
+        )
+        branch: torch.Tensor = functional.elu(
+            self.norm_reduce(self.reduce(activated)), inplace=True
+        )
+        branch = functional.elu(self.norm_conv(self.conv(branch)), inplace=True)
         shortcut = x_NCHW if self.shortcut is None else self.shortcut(activated)
         expanded: torch.Tensor = self.expand(branch)
         return shortcut + expanded
@@ -75,6 +79,6 @@ class DeepLens(nn.Module):
 
     def forward(self, x_NCHW: torch.Tensor) -> torch.Tensor:
         """Map transformed stamps (N, band, y, x) to logits (N,)."""
-        x_NCHW = functional.elu(self.norm_stem(self.stem(x_NCHW)))
+        x_NCHW = functional.elu(self.norm_stem(self.stem(x_NCHW)), inplace=True)
         pooled_NC = self.units(x_NCHW).mean(dim=(2, 3))
         return one_each(self.head(pooled_NC))

@@ -34,11 +34,11 @@ class _Block(nn.Module):
         self.shortcut = SymmetricConv2d(n_in, n_out, 1) if halves or n_in != n_out else None
 
     def forward(self, x_NCHW: torch.Tensor) -> torch.Tensor:
-        activated = functional.relu(self.norm1(x_NCHW))
+        activated = functional.relu(self.norm1(x_NCHW), inplace=True)
         if self.halves:
             activated = halve(activated)
         branch: torch.Tensor = self.conv1(activated)
-        branch = self.conv2(functional.relu(self.norm2(branch)))
+        branch = self.conv2(functional.relu(self.norm2(branch), inplace=True))
         shortcut = x_NCHW if self.shortcut is None else self.shortcut(activated)
         return shortcut + branch
 
@@ -76,7 +76,7 @@ class LensNet(nn.Module):
         """Map transformed stamps (N, band, y, x) to logits (N,)."""
         x_NCHW = self.blocks(self.stem(x_NCHW))
         n, _, height, width = x_NCHW.shape
-        maps_NCHW = functional.relu(self.norm(x_NCHW))
+        maps_NCHW = functional.relu(self.norm(x_NCHW), inplace=True)
         maps_NFP = maps_NCHW.reshape(n, FEATURES[-1], POSITIONS * height * width)
         pooled_N2F = torch.cat([maps_NFP.mean(dim=2), maps_NFP.amax(dim=2)], dim=1)
         return one_each(self.head(pooled_N2F))

@@ -180,13 +180,19 @@ def _check_geometries(
                 )
 
 
+_MORE_OF = {
+    "train": "Name a folder that holds some, too, such as mocks of `lensfinder simulate`.",
+    "val": "Simulate more mocks, or a larger share for val (simulate.val_fraction).",
+}
+
+
 def _check_classes(split: str, label_N: npt.NDArray[np.int8]) -> None:
     for label, name in ((schema.LENS, "lenses"), (schema.NOT_LENS, "non-lenses")):
         if not (label_N == label).any():
             raise RequestError(
                 f"the {split} split has no {name} among {len(label_N)} labelled stamps",
                 "both classes in train and in val",
-                "Simulate more mocks, or a larger share for val (simulate.val_fraction).",
+                _MORE_OF[split],
             )
 
 

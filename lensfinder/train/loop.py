@@ -72,6 +72,7 @@ def train(  # noqa: PLR0915 - a training loop is read top to bottom
     start: Model | None = None,
     fresh: FreshStamps | None = None,
     save_every_s: float = 60.0,
+    on_resume: Callable[[int], None] = lambda steps: None,
     on_step: Callable[[int, str], None] = lambda steps, note: None,
     on_epoch: Callable[[list[dict[str, Any]]], None] = lambda history: None,
 ) -> Outcome:
@@ -96,6 +97,8 @@ def train(  # noqa: PLR0915 - a training loop is read top to bottom
         pixels.
     save_every_s : float
         Seconds between saved states; one is saved at each epoch's end anyway.
+    on_resume : callable
+        Called on every rank with the number of steps done before, if it goes on from a state.
     on_step : callable
         Called on every rank with the number of steps done and a note.
     on_epoch : callable
@@ -154,7 +157,7 @@ def train(  # noqa: PLR0915 - a training loop is read top to bottom
         average.load(state["average"])
         optimizer.load_state_dict(state["optimizer"])
         scaler.load_state_dict(state["scaler"])
-        on_step(step, "")
+        on_resume(step)
 
     def save() -> None:
         if ranks.leads:
@@ -209,7 +212,7 @@ def train(  # noqa: PLR0915 - a training loop is read top to bottom
         return Outcome(scoring, transform, history, best["epoch"] + 1, temperature, logit_V)
 
     def diverged() -> Diverged:
-        error = _diverged(epoch, batch, states)
+        error = _diverged(epoch, batch, states, bool(best))
         error.outcome = outcome() if best else None
         return error
 
@@ -373,11 +376,17 @@ def _evaluate(
     return ranks.add_up(logit_V).numpy()
 
 
-def _diverged(epoch: int, batch: int, states: States) -> Diverged:
+def _diverged(epoch: int, batch: int, states: States, ended: bool) -> Diverged:
+    kept = "Nothing was trained before."
+    if ended:
+        kept = (
+            "What was trained before stays as the model best-so-far in the output folder, which "
+            "--init takes."
+        )
+    elif states.folder.exists():
+        kept = f"What was trained before stays in {states.folder}."
     return Diverged(
         f"the loss is no longer finite in epoch {epoch + 1}, batch {batch + 1}",
         "a finite loss and gradient",
-        "Lower train.learning_rate or train.clip_norm and use another output folder; what was "
-        f"trained before stays in {states.folder} and, if an epoch was finished, as the model "
-        "best-so-far in the output folder, which --init takes.",
+        f"Lower train.learning_rate or train.clip_norm and use another output folder. {kept}",
     )

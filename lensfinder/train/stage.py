@@ -36,7 +36,7 @@ from lensfinder.train.seeing import median_fwhm_arcsec
 from lensfinder.train.settings import Settings
 from lensfinder.train.states import States
 
-_VERSION = 3
+_VERSION = 4
 _MODEL = "model"
 _STATES = "states"
 _OUT_OF_FOLD = "out-of-fold"
@@ -168,6 +168,7 @@ def do(unit: Unit) -> Receipt:
 
 def train_and_save(ranks: Ranks, stop: Stop, unit: Unit) -> None:
     """Do what one rank does of a unit; the lead writes the files."""
+    parallel.keep_buffers(all_of_them=True)
     task = unit.task
     settings = Settings(**task["settings"])
     stamps = data.open_set([Path(path) for path in task["shards"]])
@@ -233,6 +234,7 @@ def train_and_save(ranks: Ranks, stop: Stop, unit: Unit) -> None:
                 start=start,
                 fresh=fresh,
                 save_every_s=task["save_every_s"],
+                on_resume=progress.resume,
                 on_step=lambda count, note: progress.advance(count, note=note),
                 on_epoch=write_metrics,
             )

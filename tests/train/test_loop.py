@@ -203,10 +203,12 @@ def test_ranks_share_a_global_batch_and_give_the_same_losses(make_unit):
 
 @pytest.mark.fault
 def test_a_loss_that_is_not_finite_is_an_error_and_keeps_the_last_state(stamps, tmp_path):
+    with pytest.raises(RequestError, match=r"no longer finite.*Nothing was trained before"):
+        train(stamps, tmp_path / "none", learning_rate=1e37, warmup=0.0)
     folder = tmp_path / "states"
     with pytest.raises(Interrupted):
         train(stamps, folder, StopAfter(1), learning_rate=1e37, warmup=0.0)
-    with pytest.raises(RequestError, match=r"no longer finite.*learning_rate"):
+    with pytest.raises(RequestError, match=rf"no longer finite.*stays in {folder}"):
         train(stamps, folder, learning_rate=1e37, warmup=0.0)
     assert States(folder).newest_step() is not None
 

@@ -240,6 +240,7 @@ def test_what_was_learnt_before_the_loss_became_infinite_is_kept(
     assert summary.exit_code == 2
     (failure,) = summary.failures.values()
     assert "no longer finite in epoch 2" in failure.message
+    assert "best-so-far" in failure.message
     assert len(list((tmp_path / "model" / "states").rglob("*.state"))) > 0
     assert len(metrics_of(tmp_path / "model")) == 1
     monkeypatch.undo()
