@@ -28,6 +28,8 @@ class Progress:
     def __init__(self, title: str, total: int, unit: str, *, quiet: bool = False) -> None:
         self.title, self.total, self.unit, self.quiet = title, total, unit, quiet
         self.done = self.failed = 0
+        self._before = 0  # done by an earlier run
+        self._said = -1
         self.note = ""
         self._started = self._spoken = time.monotonic()
         self._bar: Any = None
@@ -59,6 +61,11 @@ class Progress:
             self._task = self._bar.add_task(self.title, total=self.total, note="")
         return self
 
+    def begin_at(self, done: int) -> None:
+        """Go on where an earlier run stopped, whose work tells nothing of the rate."""
+        self._before = done
+        self.advance(done)
+
     def advance(self, amount: int = 1, *, failed: int = 0, note: str = "") -> None:
         """Count `amount` more, `failed` of which failed; `note` stands beside the count."""
         self.done += amount
@@ -70,16 +77,16 @@ class Progress:
             self._say()
 
     def _remarks(self) -> str:
-        rate = self.done / max(time.monotonic() - self._started, 1e-9)
+        rate = (self.done - self._before) / max(time.monotonic() - self._started, 1e-9)
         parts = [self.unit, f"{rate:.3g}/s"]
         if self.failed:
             parts.append(f"{self.failed} failed")
         return "  ".join([*parts, self.note]).rstrip()
 
     def _say(self) -> None:
-        self._spoken = time.monotonic()
+        self._spoken, self._said = time.monotonic(), self.done
         elapsed = self._spoken - self._started
-        left = elapsed * (self.total - self.done) / max(self.done, 1)
+        left = elapsed * (self.total - self.done) / max(self.done - self._before, 1)
         when = f", {left:.0f} s left" if self.done < self.total else f" in {elapsed:.0f} s"
         print(
             f"{self.title}: {self.done} of {self.total} {self._remarks()}{when}",
@@ -95,5 +102,5 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
-        elif not self.quiet and self.total and error is None:
+        elif not self.quiet and self.total and error is None and self._said != self.done:
             self._say()

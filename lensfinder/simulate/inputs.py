@@ -20,7 +20,7 @@ from astropy.wcs.utils import proj_plane_pixel_scales
 from lensfinder import headers, shards
 from lensfinder.commit import sha256_of
 from lensfinder.config import SimulateConfig
-from lensfinder.errors import MismatchError, RequestError
+from lensfinder.errors import MismatchError, RequestError, counted
 from lensfinder.fingerprints import fingerprint
 from lensfinder.footprints import READ_ERRORS, quietly
 from lensfinder.ledger import products_of
@@ -307,7 +307,7 @@ def _read_sky(
             f"{paths[0]} holds no stamp without masked pixels", "pieces of empty sky"
         )
     if masked:
-        notices.append(f"{masked} stamps of sky left out: they have masked pixels")
+        notices.append(f"{counted(masked, 'stamp')} of sky left out for masked pixels")
     return np.stack(patches).astype(np.float32)
 
 

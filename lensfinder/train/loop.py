@@ -72,6 +72,7 @@ def train(  # noqa: PLR0915 - a training loop is read top to bottom
     start: Model | None = None,
     fresh: FreshStamps | None = None,
     save_every_s: float = 60.0,
+    on_resume: Callable[[int], None] = lambda steps: None,
     on_step: Callable[[int, str], None] = lambda steps, note: None,
     on_epoch: Callable[[list[dict[str, Any]]], None] = lambda history: None,
 ) -> Outcome:
@@ -96,6 +97,8 @@ def train(  # noqa: PLR0915 - a training loop is read top to bottom
         pixels.
     save_every_s : float
         Seconds between saved states; one is saved at each epoch's end anyway.
+    on_resume : callable
+        Called on every rank with the number of steps that an earlier run did.
     on_step : callable
         Called on every rank with the number of steps done and a note.
     on_epoch : callable
@@ -154,7 +157,7 @@ def train(  # noqa: PLR0915 - a training loop is read top to bottom
         average.load(state["average"])
         optimizer.load_state_dict(state["optimizer"])
         scaler.load_state_dict(state["scaler"])
-        on_step(step, "")
+        on_resume(step)
 
     def save() -> None:
         if ranks.leads:

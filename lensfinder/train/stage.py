@@ -233,6 +233,7 @@ def train_and_save(ranks: Ranks, stop: Stop, unit: Unit) -> None:
                 start=start,
                 fresh=fresh,
                 save_every_s=task["save_every_s"],
+                on_resume=progress.begin_at,
                 on_step=lambda count, note: progress.advance(count, note=note),
                 on_epoch=write_metrics,
             )
