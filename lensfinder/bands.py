@@ -18,6 +18,11 @@ from lensfinder.errors import UnitError
 from lensfinder.planes import Plane
 from lensfinder.survey import NOISE_KINDS, Bits, Survey
 
+# Nothing from here on has bits in an int64.
+_MOST_BITS = 2.0**63
+# What float32 can't hold is damage, and becomes no data; a signalling NaN is one.
+_as_damage = np.errstate(over="ignore", under="ignore", invalid="ignore")
+
 
 @dataclass(frozen=True)
 class Pixels:
@@ -67,6 +72,7 @@ class BandPixels:
         if self._image is not None and card is not None and self._image.card(card) is not None:
             self._saturation = self._image.number(card, "no_saturation_level")
 
+    @_as_damage
     def __getitem__(self, index: tuple[slice, slice]) -> Pixels:
         if self._image is None:
             shape = np.empty(self.shape, np.bool_)[index].shape
@@ -102,6 +108,7 @@ class BandPixels:
         if self._njy != 1:
             np.multiply(out, np.float32(self._njy), out=out)
 
+    @_as_damage
     def stamps(self, ix: NDArray[np.int64], iy: NDArray[np.int64], out: Pixels) -> None:
         """Cut stamps into `out`, NaN and masked outside the tile.
 
@@ -128,7 +135,7 @@ class BandPixels:
         else:
             image = cut(self._image, np.nan, np.float64)
         noise = None if self._noise is None else cut(self._noise, np.nan, np.float32)
-        stored = None if self._stored is None else cut(self._stored, 0, np.int64)
+        stored = None if self._stored is None else cut(self._stored, 0, self._stored_dtype())
         self._convert(image, noise, stored, out)
 
     def require_noise(self) -> None:
@@ -150,6 +157,12 @@ class BandPixels:
         # Whole numbers above 2^24 need more than a float32.
         return np.float32 if self._image is None or self._image.exact_in_float32 else np.float64
 
+    def _stored_dtype(self) -> type[Any]:
+        # Stored as whole numbers, a mask holds whole numbers.
+        assert self._stored is not None
+        whole = int(self._stored.header["BITPIX"]) > 0 and not self._stored.scaled
+        return np.int64 if whole else np.float64
+
     def _convert(
         self,
         image: NDArray[Any],
@@ -166,9 +179,7 @@ class BandPixels:
         saturated = None if self._saturation == math.inf else image >= self._saturation
         sentinel = self._rules.no_data_value
         empty = None if sentinel is None else image == sentinel
-        # What float32 can't hold is damage, and becomes no data.
-        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            np.multiply(image, image.dtype.type(self._njy), out=out.flux, casting="same_kind")
+        np.multiply(image, image.dtype.type(self._njy), out=out.flux, casting="same_kind")
         no_data = ~np.isfinite(out.flux)
         if empty is not None:
             no_data |= empty
@@ -188,6 +199,11 @@ class BandPixels:
         return out
 
     def _add_bits(self, stored: NDArray[Any], mask: NDArray[np.uint8]) -> None:
+        if stored.dtype.kind == "f":
+            # NaN is no less than anything.
+            unreadable = ~(np.abs(stored) < _MOST_BITS)
+            mask[unreadable] |= schema.MASK_BAD
+            stored = np.where(unreadable, 0, stored)
         for values, bit in self._spoiling:
             if self._rules.codes:
                 spoilt = np.isin(stored, values)
@@ -206,8 +222,7 @@ class BandPixels:
         elif self._noise_kind == "rms":
             values = values**2
         variance[good] = values * self._njy**2
-        with np.errstate(over="ignore"):
-            return variance.astype(np.float32)
+        return variance.astype(np.float32)
 
 
 def _njy_factor(image: Plane, survey: Survey, band: str) -> float:

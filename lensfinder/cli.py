@@ -21,7 +21,7 @@ import typer
 from lensfinder import __version__
 from lensfinder.commit import disk_errors
 from lensfinder.config import STAGES, RunConfig, load, section_model
-from lensfinder.errors import LensfinderError, RequestError
+from lensfinder.errors import LensfinderError, RequestError, counted
 from lensfinder.options import EXAMPLES, options_of
 from lensfinder.runs import Execution, Summary, execute
 from lensfinder.signals import listen
@@ -319,19 +319,22 @@ def grades(
         print(json.dumps(merged, indent=1))
         return
     for grader in merged["graders"]:
-        print(_printable(f"{grader['name']}: {grader['n']} grades"))
+        print(_printable(f"{grader['name']}: {counted(grader['n'], 'grade')}"))
     for pair in merged["cohen_kappa"]:
         kappa = "not defined" if pair["kappa"] is None else f"{pair['kappa']:.2f}"
         both = " and ".join(pair["graders"])
-        print(_printable(f"{both}: Cohen's kappa {kappa} ({pair['n']} objects)"))
+        print(_printable(f"{both}: Cohen's kappa {kappa} ({counted(pair['n'], 'object')})"))
     if merged["fleiss_kappa"] is not None:
-        print(f"all: Fleiss' kappa {merged['fleiss_kappa']:.2f} ({merged['n_by_all']} objects)")
+        objects = counted(merged["n_by_all"], "object")
+        print(f"all: Fleiss' kappa {merged['fleiss_kappa']:.2f} ({objects})")
     print(
-        f"{merged['n']} objects: {merged['n_lenses']} lenses, {merged['n_negatives']} negatives, "
-        f"{merged['n_unknown']} unknown; see {output / 'grades.csv'}"
+        f"{counted(merged['n'], 'object')}: {merged['n_lenses']} labelled a lens, "
+        f"{merged['n_negatives']} labelled none, {merged['n_unknown']} unknown; "
+        f"see {output / 'grades.csv'}"
     )
     if stamps is not None:
-        print(f"{merged['n_labelled_stamps']} labelled stamps: {output / 'labelled.h5'}")
+        stamps_there = counted(merged["n_labelled_stamps"], "labelled stamp")
+        print(f"{stamps_there}: {output / 'labelled.h5'}")
 
 
 @app.command()

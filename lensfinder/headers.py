@@ -1,12 +1,16 @@
-"""The door for FITS headers: what astropy would follow without end is refused before it does.
+"""The door for FITS headers: what astropy or wcslib would stumble over is refused before it does.
 
 A header may claim 10^18 axes, each of which is then asked for, or data of negative size, after
 which the same header is read again and again. Both come from a few wrong bytes. Importing this
 module has astropy ask here first, for every header of every file, compressed or not.
+
+wcslib remarks on every card that it can't use, in a buffer which a few remarks overflow, and writes
+past its memory for axes by the million. It is shown a header that `for_wcs` made.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +20,16 @@ from astropy.io import fits
 _MOST_AXES = 999
 _MOST_FIELDS = 999
 _BITPIX = (8, 16, 32, 64, -32, -64)
+# What a celestial WCS is made of, with its distortions.
+_NUMBERS = re.compile(
+    r"WCSAXES|NAXIS[1-9]?|(CRPIX|CRVAL|CDELT|CROTA)[1-9]|(CD|PC)[1-9]_[1-9]|PV[1-9]_\d\d?"
+    r"|LONPOLE|LATPOLE|EQUINOX|EPOCH|[AB]P?_(ORDER|DMAX|\d_\d)|AXISCORR|(CPERR|D2IMERR)[1-9]"
+    r"|(DP|D2IM)[1-9]\.(EXTVER|NAXES|AXIS\.[1-9])"
+)
+_TEXTS = re.compile(r"(CTYPE|CUNIT|CPDIS|D2IMDIS)[1-9]|WAT[1-9]_\d{3}|RADESYS|RADECSYS")
+# In files that are sound otherwise; wcslib never heeded that.
+_MAY_BE_TEXT = {"EQUINOX", "EPOCH"}
+_MOST_WCS_AXES = 9
 
 
 def flaw(header: Mapping[str, Any]) -> str:
@@ -36,6 +50,42 @@ def flaw(header: Mapping[str, Any]) -> str:
                 f"{name} = {value!r}, expected {'T' if kind is True else 'the kind of extension'}"
             )
     return _flaw_of_kind(header) or _flaw_of_size(header)
+
+
+def for_wcs(header: fits.Header) -> fits.Header:
+    """Return what a celestial WCS is made of, each card once (the last, as wcslib has it).
+
+    Raises
+    ------
+    ValueError
+        If a card's value is of another kind than it must be, or can't be read.
+    """
+    cards: dict[str, fits.Card] = {}
+    for card in header.cards:
+        number, text = (kind.fullmatch(card.keyword) for kind in (_NUMBERS, _TEXTS))
+        if number or text:
+            value = _value(card)
+            sound = _is_number(value) if number else isinstance(value, str)
+            if sound:
+                cards[card.keyword] = card
+            elif not (isinstance(value, fits.card.Undefined) or card.keyword in _MAY_BE_TEXT):
+                kind = "a number" if number else "text"
+                raise ValueError(f"{card.keyword} = {value!r}, expected {kind}")
+    axes = cards["WCSAXES"].value if "WCSAXES" in cards else 2
+    if not _is_count(axes) or not 0 < axes <= _MOST_WCS_AXES:
+        raise ValueError(f"WCSAXES = {axes!r}, expected 1 to {_MOST_WCS_AXES}")
+    return fits.Header(cards.values())
+
+
+def _value(card: fits.Card) -> Any:
+    try:
+        return card.value
+    except fits.VerifyError as error:
+        raise ValueError(f"{card.keyword} can't be read") from error
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _flaw_of_size(header: Mapping[str, Any]) -> str:

@@ -115,13 +115,15 @@ def _describe_stage(
         lines.append(
             f"  {counted(len(index['products']), 'product')} proven" + " with sha256" * deep
         )
+    files = counted(len(left), "temporary file")
+    unlisted = counted(len(stale), "unlisted product")
     if clean:
         _check_idle(folder)
         for path in [*left, *stale]:
             path.unlink()
-        lines.append(f"  removed {len(left)} temporary files and {len(stale)} unlisted products")
+        lines.append(f"  removed {files} and {unlisted}")
     elif left or stale:
-        lines.append(f"  {len(left)} temporary files, {len(stale)} unlisted products (--clean)")
+        lines.append(f"  {files}, {unlisted} (--clean)")
     return lines, about
 
 

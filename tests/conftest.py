@@ -31,6 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kill-seed", type=int, default=1, help="decides when")
     parser.addoption("--fuzz", type=int, default=150, help="mutated files of each kind")
     parser.addoption("--fuzz-seed", type=int, default=1, help="decides which mutations")
+    parser.addoption("--fuzz-cases", metavar="N,N…", help="these numbers alone")
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from astropy.io import fits
+from astropy.wcs import WCS
 
 from lensfinder import headers
 
@@ -65,3 +66,38 @@ def test_a_compressed_images_own_cards_count(tmp_path: Path, card: str, value: s
         pytest.raises(OSError, match=f"its header says {card.strip()}"),
     ):
         _ = hdus[1]
+
+
+def wcs_cards(*more: str) -> fits.Header:
+    """Make a sound celestial header with these lines at its end."""
+    cards = ["CTYPE1  = 'RA---TAN'", "CTYPE2  = 'DEC--TAN'", "CRVAL1  = 180.0", "CRVAL2  = -0.5"]
+    cards += ["CDELT1  = -5E-5", "CDELT2  = 5E-5", "CRPIX1  = 20.5", "CRPIX2  = 18.5"]
+    return fits.Header.fromstring("".join(card.ljust(80) for card in [*cards, *more]))
+
+
+def test_wcslib_sees_what_a_celestial_wcs_is_made_of_and_each_card_once() -> None:
+    """A dozen cards that it can't use overflow the buffer of its remarks."""
+    useless = [f"CRPIX{axis}A = 'text'" for axis in range(1, 10)]
+    useless += ["MJD-OBS = 'text'", "EQUINOX = 'J2000'", "VELREF  = 'text'", "LONPOLE ="] * 40
+    shown = headers.for_wcs(wcs_cards(*useless, "CRVAL1  = 33.0", "PV1_4   = 1.5"))
+    assert len(shown) == 9
+    assert shown["CRVAL1"] == 33.0
+    assert shown["PV1_4"] == 1.5
+    WCS(shown, naxis=2)
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("CDELT1  = '1PE(9)'", "CDELT1"),
+        ("PV1_1   = '-'", "PV1_1"),
+        ("CTYPE2  = 5", "CTYPE2"),
+        ("CRPIX1  = T", "CRPIX1"),
+        ("CRVAL2  = 1.5.2", "CRVAL2"),
+        ("WCSAXES = 65536", "WCSAXES"),
+        ("WCSAXES = -2.0", "WCSAXES"),
+    ],
+)
+def test_a_wcs_card_of_another_kind_is_named(line: str, name: str) -> None:
+    with pytest.raises(ValueError, match=name):
+        headers.for_wcs(wcs_cards(*[line] * 40))

@@ -96,8 +96,8 @@ def test_a_damaged_product_is_found_and_made_again(run: Path, command: Command, 
 def test_clean_sweeps_what_no_plan_has(run: Path, command: Command) -> None:
     (run / "products" / ".x.h5.0123.tmp").write_text("half")
     (run / "products" / "old.h5").write_text("of a tile no longer asked for")
-    assert "1 temporary files, 1 unlisted products" in command("status", run).out
-    assert "removed 1 temporary files and 1 unlisted" in command("status", run, "--clean").out
+    assert "1 temporary file, 1 unlisted product" in command("status", run).out
+    assert "removed 1 temporary file and 1 unlisted" in command("status", run, "--clean").out
     assert [path.name for path in (run / "products").iterdir()] == ["KiDS_DR4.0_10_0.h5"]
     assert command("status", run, "--deep").code == 0
 

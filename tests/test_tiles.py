@@ -10,12 +10,13 @@ import pytest
 from astropy import units
 from astropy.coordinates import SkyCoord
 from astropy.io import fits
-from astropy.wcs import DistortionLookupTable
+from astropy.wcs import WCS, DistortionLookupTable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from skies import PROJECTIONS, sky_YX, tan_wcs, write_kids_tile
 
 from lensfinder import schema, stamps, survey, tiles
+from lensfinder.bands import Pixels
 from lensfinder.errors import RequestError, UnitError
 from lensfinder.footprints import Footprint, separation_deg
 
@@ -123,6 +124,24 @@ def test_pixels_come_in_nanojansky_with_masks_and_weights(tmp_path: Path) -> Non
     assert read["mask"][1, 7, 8] == schema.MASK_BAD
     assert read["mask"][1, 9, 10] == 0  # a halo does not spoil a pixel
     assert np.array_equal(np.isnan(read["flux"]), (read["mask"] & schema.MASK_NO_DATA) != 0)
+
+
+@pytest.mark.fault
+def test_a_mask_that_is_no_whole_number_spoils_its_pixel(tmp_path: Path) -> None:
+    mask = np.zeros(IMAGE.shape, np.float32)
+    mask[5, 6], mask[7, 8], mask[9, 10] = 2, 64, 1e30
+    mask.view(np.uint32)[11, 12:14] = 0x7FC00000, 0x7FA00000  # NaN, and one that signals
+    write_kids_tile(tmp_path, "1_2", {"r": IMAGE}, tan_wcs(shape_YX=IMAGE.shape))
+    fits.writeto(tmp_path / "KiDS_DR4.0_1_2_r_msk.fits", mask)
+    read = open_one(tmp_path, ("r",))["mask"][0]
+    assert read[5, 6] == schema.MASK_SATURATED
+    assert {read[7, 8], read[9, 10], read[11, 12], read[11, 13]} == {schema.MASK_BAD}
+    assert np.count_nonzero(read) == 5
+    (files,) = tiles.find([tmp_path], KIDS, ("r",))
+    out = Pixels(np.empty((1, 9, 9), np.float32), np.empty((1, 9, 9), np.uint8))
+    with tiles.open_tile(files, KIDS, ("r",)) as tile:
+        tile.pixels["r"].stamps(np.array([9]), np.array([8]), out)
+    assert np.array_equal(out.mask[0], read[4:13, 5:14])
 
 
 @pytest.mark.fault
@@ -287,6 +306,16 @@ def test_files_are_grouped_by_name(tmp_path: Path) -> None:
         tiles.find([tmp_path / "notes.fits"], KIDS, ("r",))
     with pytest.raises(RequestError, match="no such file"):
         tiles.find([tmp_path / "nothing.fits"], KIDS, ("r",))
+
+
+def test_a_distortion_that_leads_nowhere_finds_nothing() -> None:
+    header = tan_wcs(shape_YX=IMAGE.shape).to_header()
+    header["CTYPE1"], header["CTYPE2"] = "RA---TAN-SIP", "DEC--TAN-SIP"
+    header["A_ORDER"], header["B_ORDER"], header["A_2_0"], header["B_0_2"] = 2, 2, 1e200, 1e200
+    footprint = Footprint("t", WCS(header), IMAGE.shape, 180.0, -0.5, 0.01)
+    x, y, inside = footprint.pixel_of(np.array([180.0]), np.array([-0.5]))
+    assert np.isnan([x, y]).all()
+    assert not inside.any()
 
 
 def test_a_distortion_that_wcslib_cannot_read_is_refused(tmp_path: Path) -> None:

@@ -31,6 +31,8 @@ _DEBLEND_CONTRAST = 0.005
 _NOISE_WINDOWS = 5
 _NOISE_WINDOW_PIX = 256
 _FIELDS = ("x", "y", "flux_njy", "half_light_radius_pix", "cut_off_pix")
+# Brighter is no sky but a number that stands for something, or damage; sums of it overflow.
+_BRIGHTEST_NJY = 1e30
 
 
 def detect(
@@ -133,7 +135,7 @@ def _sky_mesh(read: Reader, shape_YX: tuple[int, int]) -> NDArray[np.float32] | 
         strip = slice(row * boxes[0], (row + 1) * boxes[0])
         flux, bad = read(strip, slice(0, columns * boxes[1]))
         flux, bad = flux[::every, ::every], bad[::every, ::every]
-        bad = bad | ~np.isfinite(flux)
+        bad = bad | _no_flux(flux)
         good += int((~bad).sum()) * every**2
         # photutils refuses a strip with too few pixels; so little says nothing of the sky.
         enough = (~bad).reshape(sides[0], columns, sides[1]).mean(axis=(0, 2)) > 0.1
@@ -178,10 +180,15 @@ def _signal(
     read: Reader, sky: NDArray[np.float32], rows: slice, columns: slice
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     flux, bad = read(rows, columns)
-    bad = bad | ~np.isfinite(flux)
+    bad = bad | _no_flux(flux)
     signal = flux - _interpolated(sky, rows, columns)
     signal[bad] = 0
     return signal, bad
+
+
+def _no_flux(flux: NDArray[np.float32]) -> NDArray[np.bool_]:
+    # NaN is no less than anything.
+    return np.asarray(~(np.abs(flux) < _BRIGHTEST_NJY))
 
 
 def _smoothed(signal: NDArray[np.float32], psf_fwhm_pix: float) -> NDArray[np.float32]:

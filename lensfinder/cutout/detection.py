@@ -24,7 +24,7 @@ from lensfinder.survey import Survey
 from lensfinder.tables import Columns
 from lensfinder.tiles import TileFiles
 
-_VERSION = 5
+_VERSION = 6
 
 
 def with_neighbours(
@@ -119,7 +119,9 @@ def _reader(tile: tiles.Tile, bands: tuple[str, ...], survey: Survey) -> Any:
             if len(bands) == 1:
                 return pixels.flux, pixels.mask != 0
             weight = np.float32(survey.sky_rms_njy[band] ** -2) * (pixels.mask == 0)
-            total = total + np.where(weight > 0, pixels.flux, 0) * weight
+            # Damaged numbers overflow to what detection takes for no light.
+            with np.errstate(over="ignore", invalid="ignore"):
+                total = total + np.where(weight > 0, pixels.flux, 0) * weight
             weights = weights + weight
         empty = np.asarray(weights == 0)
         return np.asarray(total / np.where(empty, 1, weights), np.float32), empty

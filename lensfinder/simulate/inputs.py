@@ -17,10 +17,10 @@ from astropy.io import fits
 from astropy.wcs import WCS
 from astropy.wcs.utils import proj_plane_pixel_scales
 
-from lensfinder import shards
+from lensfinder import headers, shards
 from lensfinder.commit import sha256_of
 from lensfinder.config import SimulateConfig
-from lensfinder.errors import MismatchError, RequestError
+from lensfinder.errors import MismatchError, RequestError, counted
 from lensfinder.fingerprints import fingerprint
 from lensfinder.footprints import READ_ERRORS, quietly
 from lensfinder.ledger import products_of
@@ -167,8 +167,12 @@ def _scale_of(header: fits.Header) -> float | None:
             return float(value)
     if "CTYPE1" not in header:
         return None
-    with quietly():
-        scale = float(np.mean(proj_plane_pixel_scales(WCS(header).celestial))) * 3600
+    try:
+        with quietly():
+            wcs = WCS(headers.for_wcs(header))
+            scale = float(np.mean(proj_plane_pixel_scales(wcs.celestial))) * 3600
+    except READ_ERRORS:  # a WCS that can't be read tells nothing
+        return None
     return scale if _SCALES_ARCSEC[0] < scale < _SCALES_ARCSEC[1] else None
 
 
@@ -303,7 +307,7 @@ def _read_sky(
             f"{paths[0]} holds no stamp without masked pixels", "pieces of empty sky"
         )
     if masked:
-        notices.append(f"{masked} stamps of sky left out: they have masked pixels")
+        notices.append(f"{counted(masked, 'stamp')} of sky left out for masked pixels")
     return np.stack(patches).astype(np.float32)
 
 

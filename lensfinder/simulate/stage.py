@@ -15,7 +15,7 @@ import numpy as np
 from lensfinder import shards, tables
 from lensfinder.commit import commit
 from lensfinder.config import Config
-from lensfinder.errors import RequestError
+from lensfinder.errors import RequestError, counted
 from lensfinder.fingerprints import ingredients
 from lensfinder.ledger import close_ledger
 from lensfinder.parallel import keep_buffers
@@ -140,7 +140,8 @@ def made_from(product: Path) -> dict[str, Any] | None:
 def finish(run: Run) -> Summary:
     """Write index, ledger, the table of truth and, if asked for, the preview."""
     counts = close_ledger(run, prove, _outcomes)
-    lines = [f"simulate: {counts['ok']} mocks, {counts['failed']} failed"]
+    failed = f", {counts['failed']} failed" if counts["failed"] else ""
+    lines = [f"simulate: {counted(counts['ok'], 'mock')}{failed}"]
     done = [unit for unit in run.units if unit.product.exists()]
     if done:
         lines.append(f"truth: {_write_truth(run, done)}")

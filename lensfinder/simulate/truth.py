@@ -6,6 +6,7 @@ say as little as an Einstein radius; `completion` says what fills in the rest.
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -70,6 +71,7 @@ _BY_BAND = re.compile(
     r"[A-Za-z0-9]+(_arcsec|_njy|_minus_r|_level_per_njy)?"
 )
 _MOST_PROBLEMS = 20
+_MOST_ALIKE = 3
 
 
 @dataclass(frozen=True)
@@ -205,10 +207,32 @@ def known_columns(bands: tuple[str, ...]) -> set[str]:
 def _unknown_columns(table: Mapping[str, np.ndarray], setting: Setting) -> list[str]:
     known = known_columns(setting.observation.bands)
     return [
-        f"column {name}: unknown; expected {nearest(name, sorted(known))}, or none"
+        f"column {name}: unknown; expected {_alike(name, known)}"
         for name in table
         if name not in known and not _BY_BAND.fullmatch(name)
     ]
+
+
+def _alike(name: str, known: set[str]) -> str:
+    """Say which columns a name may stand for; a hundred others help nobody."""
+    parts = name.lower().split("_")
+
+    def abbreviated(column: str) -> bool:
+        own = column.split("_")
+        begun = len(own) >= len(parts) and all(map(str.startswith, own, parts))
+        return begun or own == parts[: len(own)]
+
+    def reordered(column: str) -> bool:
+        return {*parts} <= {*column.split("_")}
+
+    # Fewer letters first: who writes mag means mag_r rather than mag_artefact_r.
+    by_length = sorted(known, key=lambda column: (len(column), column))
+    found = [column for column in by_length if reordered(column)]
+    found += [column for column in by_length if abbreviated(column)]
+    found += difflib.get_close_matches(name, by_length, n=_MOST_ALIKE, cutoff=0.75)
+    if not found:
+        return "a column of truth.parquet (docs/populations.md lists the usual ones), or none"
+    return f"{' or '.join(list(dict.fromkeys(found))[:_MOST_ALIKE])}, or none"
 
 
 def _parse(

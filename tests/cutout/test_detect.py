@@ -49,6 +49,17 @@ def test_masked_objects_are_not_found() -> None:
     assert np.round(found["x"]).tolist() == [100]
 
 
+@pytest.mark.parametrize("value", [1.6e38, -3e38])
+def test_numbers_that_no_sky_has_are_no_light(value: float) -> None:
+    """A sentinel, or bytes out of step, whose sums overflow."""
+    image = scene([(30.0, 30.0), (100.0, 80.0)])
+    image[28:33:2, 28:33] = value
+    image[5:115:7, 3] = value
+    found = find(image)
+    assert np.hypot(found["x"] - 100, found["y"] - 80).min() < 0.3
+    assert np.isfinite(found["flux_njy"]).all()
+
+
 @pytest.mark.parametrize("value", [np.nan, 0.0, 7.0])
 def test_nothing_is_found_in_nothing(value: float) -> None:
     found = find(np.full(SHAPE_YX, value, np.float32))

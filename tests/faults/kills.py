@@ -15,6 +15,7 @@ import json
 import os
 import pkgutil
 import random
+import re
 import shutil
 import signal
 import sys
@@ -31,9 +32,13 @@ import lensfinder
 SIZE, BANDS, TILES = 25, "gri", 4
 LOGIT_TOLERANCE = 1e-4
 INTERRUPTED, STOP_S = 75, 30.0
+# To stop a run in its midst, where the machine's load comes and goes.
+MOST_TRIES = 8
 STAGES = ("cutout", "simulate", "train", "infer", "report")
 # Hold the command and when or where something ran.
-OF_THE_RUN = {"run.json", "provenance", "ingredients"}
+OF_THE_RUN = {"run.json", "provenance"}
+# What the latest run said.
+LOG = Path(tempfile.gettempdir()) / f"kills-{os.getpid()}.log"
 
 
 def make_sky(folder: Path) -> None:
@@ -60,7 +65,8 @@ def arguments_of(stage: str, sky: Path, made: Path, output: Path) -> list[str]:
             str(made / "simulate"), "--epochs", "2", "--batch-size", "32", "--ranks", "1",
             "--save-every-s", "0.05",
         ],
-        "infer": [str(made / "cutout"), "--model", str(made / "train")],
+        # Eight views, so that a signal strikes before the few stamps are done.
+        "infer": [str(made / "cutout"), "--model", str(made / "train"), "--views", "8"],
         "report": [str(made / "infer-mocks"), "--sky", str(made / "infer")],
     }  # fmt: skip
     return [stage, *own[stage], "-o", str(output), "-q", "--engine", "serial"]
@@ -74,7 +80,7 @@ def start(arguments: list[str], before: Callable[[], None] | None = None) -> int
     child = os.fork()
     if child:
         return child
-    log = os.open(Path(tempfile.gettempdir()) / f"kills-{os.getppid()}.log", 0o102, 0o600)
+    log = os.open(LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     os.dup2(log, 1), os.dup2(log, 2)
     code = 70
     try:
@@ -112,8 +118,13 @@ def do(arguments: list[str]) -> float:
     """Run a command to its end; return the seconds it took."""
     began = time.monotonic()
     code = ended(start(arguments))
-    assert code == 0, f"{arguments} ended with {code}"
+    assert code == 0, f"{arguments}: {said(code)}"
     return time.monotonic() - began
+
+
+def said(code: int) -> str:
+    """Tell how the latest run ended."""
+    return f"exit code {code}: {LOG.read_text(errors='replace')[-1500:]}"
 
 
 # -- what is left ---------------------------------------------------------------------------------
@@ -134,7 +145,10 @@ def differs(one: Path, other: Path) -> str:
         json.loads(one.read_text())
         return ""
     try:
-        how = {".h5": _shards, ".parquet": _tables, ".json": _json, ".safetensors": _models}
+        how = {
+            **{".h5": _shards, ".parquet": _tables, ".json": _json, ".safetensors": _models},
+            **{".fits": _exports, ".ecsv": _exports, ".html": _pages, ".png": _pictures},
+        }
         return how.get(one.suffix, _bytes)(one, other)
     except Exception as error:
         return f"{one} can't be read: {type(error).__name__}: {error}"
@@ -159,7 +173,37 @@ def _shards(one: Path, other: Path) -> str:
 def _tables(one: Path, other: Path) -> str:
     from lensfinder import tables
 
+    made_of = [(tables.read_metadata(path) or {}).get("ingredients") for path in (one, other)]
+    if made_of[0] != made_of[1]:
+        return f"{one}: other ingredients"
     return _columns(one, tables.read_columns(one), tables.read_columns(other))
+
+
+def _exports(one: Path, other: Path) -> str:
+    from astropy.table import Table
+
+    tables = (Table.read(path) for path in (one, other))
+    return _columns(one, *({n: np.ma.filled(t[n]) for n in t.colnames} for t in tables))
+
+
+def _pages(one: Path, other: Path) -> str:
+    whole = one.read_text().rstrip().endswith("</html>")
+    same = _without_the_run(one) == _without_the_run(other)
+    return "" if whole and same else f"{one}: other text"
+
+
+def _without_the_run(page: Path) -> str:
+    """Leave out what a page says of its command: its folder and the time."""
+    text = page.read_text().replace(str(page.parent), "")
+    return re.sub(r"\d{4}-\d\d-\d\dT[\d:.+]+Z?", "", text)
+
+
+def _pictures(one: Path, _: Path) -> str:
+    from PIL import Image
+
+    with Image.open(one) as picture:
+        picture.load()
+    return ""
 
 
 def _columns(path: Path, a: dict[str, Any], b: dict[str, Any]) -> str:
@@ -200,8 +244,6 @@ def _bytes(one: Path, other: Path) -> str:
     if one.suffix == ".jsonl":
         # A curve is written anew with each epoch: as far as it goes, it is the same.
         return "" if other.read_text().startswith(one.read_text()) else f"{one}: another curve"
-    if one.suffix in (".html", ".png", ".fits", ".ecsv", ".reg", ".xml"):
-        return "" if one.stat().st_size else f"{one} is empty"
     return "" if one.read_bytes() == other.read_bytes() else f"{one}: other bytes"
 
 
@@ -216,9 +258,9 @@ class Judge:
         found, wrong = final_names(self.folder), []
         for name, path in found.items():
             if name in self.clean:
-                said = differs(path, self.clean[name])
-                wrong += [said] if said else []
-            elif not name.startswith("failures/"):
+                difference = differs(path, self.clean[name])
+                wrong += [difference] if difference else []
+            else:
                 wrong.append(f"{name} is not in a clean run")
         if whole:
             wrong += [f"{name} is missing" for name in sorted(self.clean.keys() - found.keys())]
@@ -250,6 +292,7 @@ def kill_at_random(
     wrong: list[str] = []
     judge.begin()
     while struck < kills:
+        fresh, began = not judge.kept, time.monotonic()
         child = start(arguments)
         code = ended_within(child, rng.uniform(0, seconds))
         if code is None:
@@ -260,12 +303,16 @@ def kill_at_random(
             wrong += judge.look(whole=False)
             files += len(judge.kept)
         else:
-            wrong += [] if code == 0 else [f"exit code {code}"]
+            wrong += [] if code == 0 else [said(code)]
             wrong += judge.look(whole=True)
             whole += 1
+            # The machine is as busy as it is now.
+            seconds = time.monotonic() - began if fresh else seconds
             judge.begin()
     do(arguments)
+    do(["status", str(judge.folder), "--verify", "--deep", "--clean"])
     wrong += judge.look(whole=True)
+    wrong += [f"{path} is left" for path in judge.folder.rglob(".*") if path.is_file()]
     return {"kills": struck, "whole_runs": whole + 1, "products_looked_at": files, "wrong": wrong}
 
 
@@ -276,22 +323,27 @@ def stop_by_signals(
     wrong: list[str] = []
     stopped = 0
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-        judge.begin()
-        # Not in the very first moments, when nobody listens yet.
-        child = start(arguments)
-        code = ended_within(child, seconds * rng.uniform(0.2, 0.7))
-        if code is None:
-            os.kill(child, number)
-            code = ended_within(child, STOP_S)
+        code: int | None = 0
+        for tried in range(MOST_TRIES):
+            judge.begin()
+            child = start(arguments)
+            # Not in the very first moments, when nobody listens yet; sooner each time it was late.
+            code = ended_within(child, seconds * rng.uniform(0.2, 0.7) * 0.8**tried)
             if code is None:
-                os.kill(child, signal.SIGKILL)
-                code = ended(child)
+                os.kill(child, number)
+                code = ended_within(child, STOP_S)
+                if code is None:
+                    os.kill(child, signal.SIGKILL)
+                    code = ended(child)
+            if code:
+                break
+            wrong += judge.look(whole=True)
         if code:
             stopped += 1
-            wrong += [] if code == INTERRUPTED else [f"{number.name}: exit code {code}"]
-        wrong += judge.look(whole=not code)
-        do(arguments)
-        wrong += judge.look(whole=True)
+            wrong += [] if code == INTERRUPTED else [f"{number.name}: {said(code)}"]
+            wrong += judge.look(whole=False)
+            do(arguments)
+            wrong += judge.look(whole=True)
     return {"stopped": stopped, "wrong": wrong}
 
 
@@ -334,7 +386,7 @@ def crash_everywhere(arguments: list[str], judge: Judge, commits: Sequence[int])
             code = ended(start(arguments, die_at(name, nth(number), when)))
             if code == 0:
                 continue  # that commit is not there
-            wrong += [] if code == -signal.SIGKILL else [f"exit code {code}"]
+            wrong += [] if code == -signal.SIGKILL else [said(code)]
             crashes += 1
             wrong += judge.look(whole=False)
             do(arguments)

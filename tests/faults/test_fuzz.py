@@ -1,7 +1,7 @@
 """Whatever stands in a header or a catalogue, `check` and `cutout` end in words.
 
 ``pytest tests/faults/test_fuzz.py --fuzz 10000`` throws as many of each; a failure names its case,
-which ``--fuzz-seed S -k 'tile or catalogue'`` throws again.
+which ``--fuzz-seed S --fuzz-cases N -k 'tile or catalogue'`` throws again.
 """
 
 from __future__ import annotations
@@ -108,9 +108,10 @@ def throw(
     command: Command,
 ) -> None:
     """Make as many cases as asked for, and let the commands loose on each."""
-    seed = request.config.getoption("--fuzz-seed")
+    option = request.config.getoption
+    seed, chosen = option("--fuzz-seed"), option("--fuzz-cases")
     wrong = []
-    for number in range(request.config.getoption("--fuzz")):
+    for number in map(int, chosen.split(",")) if chosen else range(option("--fuzz")):
         case = folder / "case"
         case.mkdir()
         for arguments in make(random.Random(f"{seed} {number}"), case):

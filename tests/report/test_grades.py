@@ -129,7 +129,7 @@ def test_the_command_says_what_it_merged(command: Callable[..., Any], tmp_path: 
     said = command("grades", one, two, "-o", tmp_path / "out")
     assert said.code == 0
     assert "anna and ben: Cohen's kappa" in said.out
-    assert "3 objects: 1 lenses, 1 negatives, 1 unknown" in said.out
+    assert "3 objects: 1 labelled a lens, 1 labelled none, 1 unknown" in said.out
     stored = json.loads((tmp_path / "out" / "grades.json").read_text())
     again = command("grades", one, two, "-o", tmp_path / "out", "--json")
     assert json.loads(again.out) == stored

@@ -95,7 +95,7 @@ def test_all_that_is_wrong_in_a_table_is_named_at_once(tmp_path: Path) -> None:
     with pytest.raises(RequestError) as caught:
         run(tmp_path / "out", truth=str(own))
     for part in (
-        "column theta_e: unknown; expected",
+        "column theta_e: unknown; expected theta_e_arcsec, or none",
         "row 2, id: 'a' is that of row 1, too",
         "row 1, q_lens: 1.3; expected [0.05, 1]",
         "row 2, theta_e_arcsec: -1; expected (0, 60]",
@@ -107,6 +107,30 @@ def test_all_that_is_wrong_in_a_table_is_named_at_once(tmp_path: Path) -> None:
         "row 5, theta_e_arcsec: missing; a lens needs it, or sigma_v_km_s",
     ):
         assert part in str(caught.value), part
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("z_s", "z_source"),
+        ("z_l", "z_lens"),
+        ("sigma", "sigma_v_km_s"),
+        ("source_mag_r", "mag_source_r"),
+        ("mag_sourc_r", "mag_source_r"),
+        ("mag", "mag_g"),
+        ("host", "host_id"),
+        ("dec_deg", "dec"),
+        ("einstein_radius", "a column of truth.parquet"),
+    ],
+)
+def test_an_unknown_column_is_told_what_it_may_stand_for(
+    tmp_path: Path, name: str, meant: str
+) -> None:
+    own = tmp_path / "own.csv"
+    own.write_text(f"id,theta_e_arcsec,{name}\na,1.2,1\n")
+    with pytest.raises(RequestError) as caught:
+        run(tmp_path / "out", truth=str(own))
+    assert f"column {name}: unknown; expected {meant}" in str(caught.value)
 
 
 def test_what_the_user_says_wins_over_the_table(mocks: Path, tmp_path: Path) -> None:
