@@ -54,9 +54,10 @@ def lensed_source(
     y: Tensor,
     images: source_images.SourceImages | None = None,
 ) -> Tensor:
-    """Image of a source of unit flux behind each of R lenses, flux per fine pixel, (R, F, F).
+    """Image of a source of unit flux behind each of R lenses, flux per fine pixel, (R, 2, F, F).
 
-    Its sum is the magnification of the source.
+    First the profile or image of a galaxy, then the clumps, which can have other colours. Their sum
+    over both is the magnification of the source.
 
     Parameters
     ----------
@@ -69,7 +70,7 @@ def lensed_source(
         if a row asks for a source image that is not there
     """
     n_fine = len(grid.axis_arcsec)
-    image = torch.zeros(len(x), n_fine, n_fine, dtype=x.dtype)
+    image = torch.zeros(len(x), 2, n_fine, n_fine, dtype=x.dtype)
     slope, kappa_rms = c.get("lens_slope", 2.0), c.get("grf_kappa_rms", 0.0)
     stamp = c.get("source_stamp", -1.0)
     if bool((stamp >= 0).any()) and (images is None or bool((stamp >= len(images)).any())):
@@ -90,7 +91,7 @@ def lensed_source(
             if stamped and images is not None
             else _profiles(lens.columns, grid)
         )
-        image[rows] = _draw(grid, x[rows], y[rows], lens, parts, half[rows])
+        image[rows, : len(parts)] = _draw(grid, x[rows], y[rows], lens, parts, half[rows])
     return image
 
 
@@ -222,7 +223,7 @@ def _profiles(c: Columns, grid: FineGrid) -> list[_Part]:
     clumps = [clump for clump in clumps if bool((clump[3] > 0).any())]
     share = 1 - sum((fraction for *_, fraction in clumps), nothing)
     form, (shrink, power, log_centre) = light.elliptical_form(q, phi), light.sersic_terms(r_e, n)
-    log_centre = log_centre + torch.log(share)
+    log_centre = log_centre + torch.log(share.clamp(min=0))
 
     def profile(bx: Tensor, by: Tensor, index: Index) -> Tensor:
         row = index[0]
@@ -282,7 +283,7 @@ def _stamps(c: Columns, images: source_images.SourceImages) -> list[_Part]:
 def _draw(
     grid: FineGrid, x: Tensor, y: Tensor, lens: _Lenses, parts: Sequence[_Part], half: Tensor
 ) -> Tensor:
-    """Draw R sources, each in a square about its lens; flux per fine pixel, (R, F, F).
+    """Draw P parts of R sources, in a square about each lens; flux per fine pixel, (R, P, F, F).
 
     Parameters
     ----------
@@ -290,7 +291,7 @@ def _draw(
     half : (R,) half the side of the square, grid cells
     """
     n_fine = len(grid.axis_arcsec)
-    image = torch.zeros(len(x), n_fine, n_fine, dtype=x.dtype)
+    image = torch.zeros(len(x), len(parts), n_fine, n_fine, dtype=x.dtype)
     windows = [w for w in _WINDOWS if grid.adaptive and w < n_fine] + [n_fine]
     place = torch.searchsorted(torch.tensor(windows[:-1], dtype=half.dtype), 2 * half)
     # Row, line, column and piece of each cell that needs fine samples, for each part.
@@ -311,13 +312,18 @@ def _draw(
             for part, found in zip(parts, cells, strict=True):
                 row, line, column, piece = _near(part, rows, bx, by, dx, dy, slack, grid)
                 found.append(torch.stack([rows[row], line + low[row], column + left[row], piece]))
-        brightness = _sampled_once(parts, rows, bx, by, dx, dy, grid)
-        corners = zip(rows.tolist(), left.tolist(), low.tolist(), strict=True)
-        for k, (to, i, j) in enumerate(corners):
-            image[to, j : j + width, i : i + width] = brightness[k]
-    for part, found in zip(parts, cells, strict=True):
+        for p, part in enumerate(parts):
+            if grid.adaptive and part.ends:
+                continue
+            brightness = _sampled_once(part, rows, bx, by, dx, dy, grid)
+            corners = zip(rows.tolist(), left.tolist(), low.tolist(), strict=True)
+            for k, (to, i, j) in enumerate(corners):
+                image[to, p, j : j + width, i : i + width] = brightness[k]
+    for p, (part, found) in enumerate(zip(parts, cells, strict=True)):
         if found:
-            _refine(image, grid, x, y, lens, part, torch.cat(found, dim=1))
+            plane = torch.zeros_like(image[:, p])
+            _refine(plane, grid, x, y, lens, part, torch.cat(found, dim=1))
+            image[:, p] += plane
     return image
 
 
@@ -341,7 +347,7 @@ def _near(
 
 
 def _sampled_once(
-    parts: Sequence[_Part],
+    part: _Part,
     rows: Tensor,
     bx: Tensor,
     by: Tensor,
@@ -351,16 +357,13 @@ def _sampled_once(
 ) -> Tensor:
     """What one sample a cell says of R sources on grids (R, W, W); flux per fine pixel."""
     total = torch.zeros_like(bx)
-    for part in parts:
-        if grid.adaptive and part.ends:
-            continue
-        for k in range(part.x.shape[1]):
-            index = rows[:, None, None], torch.full_like(rows, k)[:, None, None]
-            brightness = part.at(bx - part.x[index], by - part.y[index], index)
-            if grid.adaptive:
-                about_lens = dx.square() + dy.square()
-                brightness *= _left_over(bx, by, part.width[index], about_lens, grid.scale_arcsec)
-            total += brightness
+    for k in range(part.x.shape[1]):
+        index = rows[:, None, None], torch.full_like(rows, k)[:, None, None]
+        brightness = part.at(bx - part.x[index], by - part.y[index], index)
+        if grid.adaptive:
+            about_lens = dx.square() + dy.square()
+            brightness *= _left_over(bx, by, part.width[index], about_lens, grid.scale_arcsec)
+        total += brightness
     total *= grid.scale_arcsec**2
     return gridding.smooth(total) if grid.adaptive else total
 

@@ -24,8 +24,8 @@ _ZERO_POINT_NJY = 31.4
 _SPIKE_SHARE, _SPIKE_LENGTH_ARCSEC = 0.004, 3.0
 # Wings of bright stars are wider than those of the PSF of faint ones.
 _STAR_MOFFAT_BETA = 2.2
-# A cosmic ray never passed the telescope: sharper than any PSF.
-_COSMIC_RAY_SIGMA_PIXELS = 0.55
+# Of cosmic rays, how many branch; and of the points of a track, how many spill charge aside.
+_BRANCHING, _SPILLING = 0.3, 0.35
 
 
 def artefact(row: Row, observation: Observation) -> npt.NDArray[np.float32]:
@@ -74,28 +74,49 @@ def _trail(image: Floats, x: Floats, y: Floats, row: Row, observation: Observati
 
 
 def _cosmic_ray(image: Floats, x: Floats, y: Floats, row: Row, observation: Observation) -> None:
-    k, scale = int(row["artefact_band"]), observation.pixel_scale_arcsec
+    k, size = int(row["artefact_band"]), observation.size
     rng = generator(int(row["surroundings_seed"]), 9)
     peak = float(row["artefact_snr"]) * float(row[f"sky_rms_{observation.bands[k]}_njy"])
-    reach = observation.size // 2
+    bend = math.radians(float(np.nan_to_num(float(row["artefact_bend_deg"]))))
+    charge = np.zeros((size, size))
     for _ in range(round(float(row["artefact_count"]))):
         # Some pass close to the galaxy: those are the ones that matter.
-        cx, cy = rng.normal(0, reach / 2.5, 2)
-        angle = rng.uniform(0, 2 * math.pi)
-        half = float(row["artefact_length_pixels"]) * rng.uniform(0.3, 1.5) / 2
-        dx, dy = x / scale - cx, y / scale - cy
-        along = dx * math.cos(angle) + dy * math.sin(angle)
-        across = dy * math.cos(angle) - dx * math.sin(angle)
-        beyond = np.maximum(np.abs(along) - half, 0)
-        distance2 = across**2 + beyond**2
-        # Charge is left unevenly along the track.
-        uneven = 1 + 0.4 * np.sin(along * rng.uniform(0.5, 2) + rng.uniform(0, 6))
-        image[k] += (
-            peak
-            * rng.uniform(0.4, 1)
-            * uneven
-            * np.exp(-0.5 * distance2 / _COSMIC_RAY_SIGMA_PIXELS**2)
-        )
+        start = size // 2 + rng.normal(0, size / 5, 2)
+        length = float(row["artefact_length_pixels"]) * rng.uniform(0.3, 1.5)
+        strength = peak * rng.uniform(0.4, 1)
+        track = _track(rng, start, rng.uniform(0, 2 * math.pi), length, bend)
+        _deposit(charge, track, strength, rng)
+        if rng.random() < _BRANCHING:
+            at = int(rng.integers(len(track)))
+            aside = rng.uniform(0, 2 * math.pi)
+            branch = _track(rng, track[at], aside, 0.5 * length, 2 * bend)
+            _deposit(charge, branch, 0.6 * strength, rng)
+    image[k] += charge
+
+
+def _track(
+    rng: np.random.Generator, start: Floats, angle: float, length: float, bend: float
+) -> Floats:
+    """Column and row of points along a particle's way, half a pixel apart, (K, 2)."""
+    count = max(round(2 * length), 1)
+    # It is scattered on its way, mostly to one side.
+    turns = np.cumsum(bend / 2 + abs(bend) * rng.normal(0, 0.7, count))
+    steps = np.stack([np.cos(angle + turns), np.sin(angle + turns)], axis=1) / 2
+    track: Floats = start + np.cumsum(steps, axis=0)
+    return track
+
+
+def _deposit(charge: Floats, track: Floats, strength: float, rng: np.random.Generator) -> None:
+    """Charge of a track, in place: in single pixels, as no telescope has blurred it."""
+    size, count = len(charge), len(track)
+    left = strength * np.exp(rng.normal(0, 0.35, count))
+    # Charge spills over into a neighbour here and there.
+    spilt = left * np.where(rng.random(count) < _SPILLING, rng.uniform(0.2, 0.9, count), 0.0)
+    to = rng.integers(-1, 2, (count, 2))
+    for places, amounts in ((track, left), (track + to, spilt)):
+        i, j = np.rint(places).astype(int).T
+        on = (i >= 0) & (i < size) & (j >= 0) & (j < size)
+        np.maximum.at(charge, (j[on], i[on]), amounts[on])
 
 
 _DRAW = {"spikes": _spikes, "trail": _trail, "cosmic_ray": _cosmic_ray}

@@ -17,6 +17,7 @@ from lensfinder.simulate.distributions import Distribution, RecipeError
 from lensfinder.simulate.forecast import Forecast, axis_ratio
 from lensfinder.simulate.forecast import draw as draw_system
 from lensfinder.simulate.recipe import Population
+from lensfinder.simulate.sections import Knots
 
 Row = dict[str, float | str]
 
@@ -193,7 +194,20 @@ def late_type(
     for band, red, blue in zip(bands, old, young, strict=True):
         row[f"mag_bulge_{band}"] = mag_bulge + red
         row[f"mag_disc_{band}"] = mag_disc + blue
+    if population.knots is not None:
+        _knots(row, population.knots, mag_disc, rng)
     return LateTypeDraw(mag_r, mag_disc)
+
+
+def _knots(row: Row, recipe: Knots, mag_disc_r: float, rng: np.random.Generator) -> None:
+    """Write how many knots of young stars a disc has, and how bright they are together."""
+    row["knot_count"] = float(round(recipe.count.sample(rng)))
+    row["knot_fraction"], row["knot_mag_r"] = recipe.fraction.sample(rng), mag_disc_r
+    size = float(row["disc_re_arcsec"]) * recipe.r_e_over_disc.sample(rng)
+    row["knot_re_arcsec"] = min(max(size, 0.03), 1.0)
+    row["knot_bluer_mag"] = recipe.bluer_mag.sample(rng)
+    row["knot_line_mag"] = recipe.line_mag.sample(rng)
+    row["knot_lopsidedness"] = recipe.lopsidedness.sample(rng)
 
 
 def feature_colours(

@@ -34,6 +34,7 @@ Rng = np.random.Generator
 def _lens(row: Row, population: Population, bands: Bands, rng: Rng) -> None:
     """An early-type galaxy with a source behind it, inside the cut."""
     theta_e, z_source, sigma_v, _, drawn = early_type(row, population, bands, rng)
+    _members(row, population, rng)
     lens, source = population.lens, population.source
     row["theta_e_arcsec"], row["z_source"], row["sigma_v_km_s"] = theta_e, z_source, sigma_v
     row["z_lens"] = row["z_galaxy"]
@@ -67,6 +68,11 @@ def _lens(row: Row, population: Population, bands: Bands, rng: Rng) -> None:
     else:
         row["feature_mag_r"] = drawn.mag_r
     feature_colours(row, population, bands, z_source, rng)
+    if source.clump_bluer_mag is not None:
+        bluer = source.clump_bluer_mag.sample(rng)
+        for band in bands:
+            shift = 0.0 if band == "r" else bluer * population.colours.scatter_direction[band]
+            row[f"clump_{band}_minus_r"] = float(row[f"feature_{band}_minus_r"]) - shift
     for k in range(1, min(round(source.clump_count.sample(rng)), MAX_CLUMPS) + 1):
         distance = r_e * source.clump_distance_in_r_e.sample(rng)
         angle = rng.uniform(0, 2 * math.pi)
@@ -100,6 +106,14 @@ def inside_cut(beta_arcsec: float, azimuth_rad: float, theta_e_arcsec: float, q:
 def _galaxy(row: Row, population: Population, bands: Bands, rng: Rng) -> None:
     """An early-type galaxy alone: what a lens would be without its source."""
     early_type(row, population, bands, rng)
+    _members(row, population, rng)
+
+
+def _members(row: Row, population: Population, rng: Rng) -> None:
+    """Write how many galaxies of its group stand about an early type, which mostly are none."""
+    group = population.group
+    if group is not None and rng.random() < group.of_early_types:
+        row["group_count"] = float(max(round(group.count.sample(rng)), 1))
 
 
 def _disc(row: Row, population: Population, bands: Bands, rng: Rng) -> None:
@@ -143,6 +157,7 @@ def _ring(row: Row, population: Population, bands: Bands, rng: Rng) -> None:
     row["ring_knot_contrast"] = recipe.knot_contrast.sample(rng)
     row["ring_knot_count"] = recipe.knot_count.sample(rng)
     row["ring_phase_deg"] = rng.uniform(0, 360)
+    row["ring_seed"] = float(rng.integers(2**24))
     row["feature_snr"] = population.source.snr.sample(rng)
     feature_colours(row, population, bands, float(row["z_galaxy"]), rng)
 
@@ -230,7 +245,7 @@ def _artefact(row: Row, population: Population, bands: Bands, rng: Rng) -> None:
     row["artefact"] = names[int(rng.choice(3, p=weights / weights.sum()))]
     row["artefact_pa_deg"] = position_angle_deg(rng)
     row["artefact_azimuth_deg"] = rng.uniform(0, 360)
-    row["artefact_band"] = float(rng.integers(len(bands)))
+    row["artefact_band"] = float(int(rng.random() * len(bands)))
     row["artefact_distance_arcsec"] = recipe.star_distance_arcsec.sample(rng)
     if row["artefact"] == "spikes":
         mag_r = recipe.star_mag_r.sample(rng)
@@ -243,7 +258,22 @@ def _artefact(row: Row, population: Population, bands: Bands, rng: Rng) -> None:
     else:
         row["artefact_snr"] = recipe.cosmic_ray_snr.sample(rng)
         row["artefact_count"] = float(max(round(recipe.cosmic_ray_count.sample(rng)), 1))
+        row["artefact_bend_deg"] = recipe.cosmic_ray_bend_deg.sample(rng)
         row["artefact_length_pixels"] = recipe.cosmic_ray_length_pixels.sample(rng)
+
+
+def _irregular(row: Row, population: Population, bands: Bands, rng: Rng) -> None:
+    """A small disc whose knots stand on one side."""
+    recipe = population.irregular
+    assert recipe is not None
+    q, bulge_fraction = recipe.q.sample(rng), recipe.bulge_fraction.sample(rng)
+    late_type(row, population, bands, rng, q, bulge_fraction, recipe.mag_r)
+    factor = recipe.r_e_over_late_type.sample(rng)
+    for name in ("disc_re_arcsec", "bulge_re_arcsec"):
+        row[name] = float(row[name]) * factor
+    row["knot_count"] = float(round(recipe.knot_count.sample(rng)))
+    row["knot_fraction"] = recipe.knot_fraction.sample(rng)
+    row["knot_lopsidedness"] = recipe.lopsidedness.sample(rng)
 
 
 def _star(row: Row, population: Population, bands: Bands, rng: Rng) -> None:
@@ -267,4 +297,5 @@ DRAW: dict[str, Callable[[Row, Population, Bands, Rng], None]] = {
     "star": _star,
     "group": _group,
     "artefact": _artefact,
+    "irregular": _irregular,
 }

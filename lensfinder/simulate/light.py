@@ -9,6 +9,8 @@ centre of the object.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -116,6 +118,22 @@ def gaussian_clump(x: Tensor, y: Tensor, sigma_arcsec: Tensor) -> Tensor:
     return peak * torch.exp(-exponent.clamp(max=_FAINTEST_EXPONENT))
 
 
+class Wave(NamedTuple):
+    """Amplitudes of a wave round a ring, and where it has its crest.
+
+    Attributes
+    ----------
+    of_radius : relative to the radius
+    of_width, of_brightness : of their natural logarithms
+    phase_rad : of the wave
+    """
+
+    of_radius: Tensor
+    of_width: Tensor
+    of_brightness: Tensor
+    phase_rad: Tensor
+
+
 def ring(
     x: Tensor,
     y: Tensor,
@@ -127,6 +145,7 @@ def ring(
     knot_contrast: Tensor,
     knot_count: Tensor,
     knot_phase_rad: Tensor,
+    uneven: Sequence[Wave] = (),
 ) -> Tensor:
     """A star-forming ring: a Gaussian annulus, brighter on one side and beaded with knots.
 
@@ -136,6 +155,7 @@ def ring(
     q, phi_rad : as in `squared_elliptical_radius`
     lopsidedness, knot_contrast : amplitudes of the m = 1 and m = knot_count modulation, in [0, 1]
     knot_phase_rad : azimuth of the brightest side
+    uneven : waves round the ring that change its radius and width, and what it shines
 
     Returns
     -------
@@ -143,7 +163,15 @@ def ring(
     """
     radius = torch.sqrt(squared_elliptical_radius(x, y, q, phi_rad).clamp(min=0))
     azimuth = _disc_azimuth(x, y, q, phi_rad) - knot_phase_rad
-    annulus = torch.exp(-((radius - radius_arcsec) ** 2) / (2 * width_arcsec**2))
+    stretch, widening, brightening = (torch.zeros_like(azimuth) for _ in range(3))
+    for number, wave in enumerate(uneven, start=1):
+        angle = number * azimuth + wave.phase_rad
+        cos = torch.cos(angle)
+        stretch += wave.of_radius * cos
+        widening += wave.of_width * cos
+        brightening += wave.of_brightness * cos
+    from_ridge = (radius - radius_arcsec * (1 + stretch)) / (width_arcsec * torch.exp(widening))
+    annulus = torch.exp(brightening - (from_ridge.square() / 2).clamp(max=_FAINTEST_EXPONENT))
     norm: Tensor = (2 * math.pi) ** 1.5 * radius_arcsec * width_arcsec
     modulation = 1 + lopsidedness * torch.cos(azimuth)
     knots: Tensor = 1 + knot_contrast * torch.cos(knot_count * azimuth)

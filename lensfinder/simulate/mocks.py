@@ -28,6 +28,7 @@ from lensfinder.simulate.recipe import Population
 from lensfinder.simulate.render import CHUNK, add_noise, render
 from lensfinder.simulate.sections import Composite
 from lensfinder.simulate.splits import split_of
+from lensfinder.simulate.structure import draw_structure
 
 # Images of some mocks, (N, C, H, W) in nJy, and what was measured on them.
 Chunk = tuple[np.ndarray, dict[str, np.ndarray]]
@@ -294,6 +295,7 @@ def observe_chunk(
         join_fields(
             draw_surroundings(population, bands, row["surroundings_seed"], half_width),
             draw_members(population, bands, row),
+            draw_structure(population, bands, row),
         )
         for row in rows
     ]

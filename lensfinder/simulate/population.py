@@ -34,9 +34,33 @@ _CLUMP = ("x_arcsec", "y_arcsec", "sigma_arcsec", "fraction")
 _BLOB = ("x_arcsec", "y_arcsec", "re_arcsec", "n", "q", "pa_deg", "fraction")
 _PARTNER = ("x_arcsec", "y_arcsec", "re_arcsec", "n", "q", "pa_deg")
 _ARMS = ("arm_count", "arm_pitch_deg", "arm_phase_deg", "arm_sharpness", "arm_re_arcsec")
-_ARTEFACT = ("pa_deg", "azimuth_deg", "band", "distance_arcsec", "snr", "count", "length_pixels")
+_ARTEFACT = (
+    "pa_deg",
+    "azimuth_deg",
+    "band",
+    "distance_arcsec",
+    "snr",
+    "count",
+    "length_pixels",
+    "bend_deg",
+)
+_KNOTS = (
+    "knot_count",
+    "knot_fraction",
+    "knot_mag_r",
+    "knot_re_arcsec",
+    "knot_bluer_mag",
+    "knot_line_mag",
+    "knot_lopsidedness",
+)
 _RING_SHAPE = ("ring_radius_arcsec", "ring_width_arcsec", "ring_q", "ring_pa_deg")
-_RING_KNOTS = ("ring_lopsidedness", "ring_knot_contrast", "ring_knot_count", "ring_phase_deg")
+_RING_KNOTS = (
+    "ring_lopsidedness",
+    "ring_knot_contrast",
+    "ring_knot_count",
+    "ring_phase_deg",
+    "ring_seed",
+)
 
 
 def columns(bands: tuple[str, ...]) -> list[str]:
@@ -58,9 +82,10 @@ def columns(bands: tuple[str, ...]) -> list[str]:
     names += [*_ARMS, *_RING_SHAPE, *_RING_KNOTS]
     for part in ("bulge", "disc", "partner"):
         names += [f"mag_{part}_{b}" for b in bands]
-    names += [f"feature_{b}_minus_r" for b in bands]
+    names += [f"feature_{b}_minus_r" for b in bands] + [f"clump_{b}_minus_r" for b in bands]
     names += [f"partner_{c}" for c in _PARTNER]
     names += [f"clump_{k}_{c}" for k in range(1, MAX_CLUMPS + 1) for c in _CLUMP]
+    names += _KNOTS
     names += ["group_count", "artefact", *(f"artefact_{c}" for c in _ARTEFACT)]
     names += [f"mag_artefact_{b}" for b in bands]
     names += [f"companion_{k}_{c}" for k in range(1, MAX_COMPANIONS + 1) for c in _BLOB]
@@ -203,7 +228,7 @@ def draw_surroundings(
         flux_njy of shape (K, bands)
     """
     if math.isnan(float(surroundings_seed)):
-        return _field(np.zeros((0, 6)), np.zeros((0, len(bands))))
+        return make_field(np.zeros((0, 6)), np.zeros((0, len(bands))))
     rng = generator(int(surroundings_seed), 3)
     recipe = population.surroundings
     count = int(rng.poisson(recipe.density_per_arcmin2 * (2 * half_width_arcsec / 60) ** 2))
@@ -231,19 +256,19 @@ def draw_surroundings(
         table[k] = x, y, size, n, q, phi
         colours = colours_minus_r(population, track, bands, z, rng)
         flux_njy[k] = [10 ** (-0.4 * (mag_r + c - 31.4)) for c in colours]
-    return _field(table, flux_njy)
+    return make_field(table, flux_njy)
 
 
 def draw_members(population: Population, bands: tuple[str, ...], row: Row) -> Field:
-    """The other members of a group, about its first; nobody about any other kind.
+    """The other members of a group, about its first; nobody about a galaxy without a group.
 
     Returns
     -------
     field : as `draw_surroundings`
     """
     recipe = population.group
-    if row["kind"] != "group" or recipe is None:
-        return _field(np.zeros((0, 6)), np.zeros((0, len(bands))))
+    if recipe is None or not float(row["group_count"]) >= 1:
+        return make_field(np.zeros((0, 6)), np.zeros((0, len(bands))))
     rng = generator(int(row["surroundings_seed"]), 8)
     count, z = round(float(row["group_count"])), float(row["z_galaxy"])
     # The first in r; without r, the reddest band that there is stands in.
@@ -260,7 +285,7 @@ def draw_members(population: Population, bands: tuple[str, ...], row: Row) -> Fi
         table[k] = x, y, max(size, 0.1), 3.5 if is_early else 1.0, q, phi
         colours = colours_minus_r(population, track, bands, z, rng)
         flux_njy[k] = [10 ** (-0.4 * (first + fainter + c - 31.4)) for c in colours]
-    return _field(table, flux_njy)
+    return make_field(table, flux_njy)
 
 
 def join_fields(*fields: Field) -> Field:
@@ -268,7 +293,8 @@ def join_fields(*fields: Field) -> Field:
     return {name: np.concatenate([field[name] for field in fields]) for name in fields[0]}
 
 
-def _field(table_K6: np.ndarray, flux_njy: np.ndarray) -> Field:
+def make_field(table_K6: np.ndarray, flux_njy: np.ndarray) -> Field:
+    """A field from x, y, r_e, n, q and phi of each object, and its fluxes."""
     names = ("x_arcsec", "y_arcsec", "re_arcsec", "n", "q", "phi_rad")
     return {name: table_K6[:, i] for i, name in enumerate(names)} | {"flux_njy": flux_njy}
 

@@ -29,10 +29,13 @@ NegativeKind = Literal[
     "star",
     "group",
     "artefact",
+    "irregular",
 ]
 NEGATIVE_KINDS: tuple[str, ...] = get_args(NegativeKind)
 # Those that hold something which a careless look takes for an arc.
-HARD_KINDS = frozenset({"spiral", "ring", "companions", "edge_on", "merger", "group", "artefact"})
+HARD_KINDS = frozenset(
+    {"spiral", "ring", "companions", "edge_on", "merger", "group", "artefact", "irregular"}
+)
 
 
 _SHARES_SUM_TOLERANCE = 1e-6
@@ -63,6 +66,8 @@ class Population(Section):
     hosts: sections.Hosts = sections.Hosts()
     late_type: sections.LateType
     spiral: sections.Spiral
+    knots: sections.Knots | None = None
+    irregular: sections.Irregular | None = None
     ring: sections.Ring
     companions: sections.Companions
     edge_on: sections.EdgeOn
@@ -87,7 +92,7 @@ class Population(Section):
                 f"source.z ends at {self.source.z.support()[1]:g}, in front of every lens: "
                 f"expected more than {nearest_lens:g} (early_type.z + source.min_redshift_gap)"
             )
-        for kind in ("group", "artefact"):
+        for kind in ("group", "artefact", "irregular"):
             if kind in self.negatives and getattr(self, kind) is None:
                 problems.append(f"negatives.{kind}: there is no section [{kind}]")
         if problems:

@@ -155,8 +155,9 @@ def _render_alike(
     for draw, of in _FEATURES:
         rows = torch.from_numpy(np.flatnonzero(np.isin(table.kinds, of)))
         if len(rows):
-            image = draw(grid, columns.take(rows), x[rows], y[rows], observation)
-            features.append((rows, image))
+            mine = columns.take(rows)
+            image = draw(grid, mine, x[rows], y[rows], observation)
+            features.append((rows, image, _relative_colours(mine, bands, image.shape[1])))
 
     n_fine = len(grid.axis_arcsec)
     background_NCHW = torch.empty(
@@ -170,19 +171,23 @@ def _render_alike(
         sersics.draw(scene_NCFF, grid, galaxies, first)
         sersics.add_points(scene_NCFF, grid, stars, first)
         background_NCHW[block] = _observed(scene_NCFF, otf_NCFH, observation, points)
-        for rows, image in features:
-            mine = (rows >= first) & (rows < first + _BLOCK)
-            if mine.any():
-                otf = otf_NCFH[rows[mine] - first]
-                unit_NCHW[rows[mine]] = _observed(image[mine][:, None], otf, observation, points)
+        for rows, image, relative in features:
+            here = (rows >= first) & (rows < first + _BLOCK)
+            if here.any():
+                otf = otf_NCFH[rows[here] - first]
+                fft = _mixed(torch.fft.rfft2(image[here]), relative[here])
+                unit_NCHW[rows[here]] = observation.stamp(
+                    observe.convolve_and_sample(fft, otf, points)
+                )
     magnification = torch.full_like(x, torch.nan)
     if (table.kinds == "lens").any():
-        rows, image = features[0]
-        magnification[rows] = image.sum(dim=(1, 2))
+        rows, image, _ = features[0]
+        magnification[rows] = image.sum(dim=(1, 2, 3))
     flux_NC, snr = _feature_flux(columns, unit_NCHW, observation)
 
     truth = {"source_snr": snr, "magnification": magnification}
-    for band, flux in zip(observation.bands, flux_NC.T, strict=True):
+    whole_NC = flux_NC * _whole_over_smooth(columns, bands)
+    for band, flux in zip(bands, whole_NC.T, strict=True):
         truth[f"mag_source_{band}"] = 31.4 - 2.5 * torch.log10(flux)
     is_lens = torch.from_numpy(table.kinds == "lens")
     unit_NCHW *= flux_NC[:, :, None, None]
@@ -203,16 +208,45 @@ def _lensed_source(
 
 
 def _unlensed(draw: Callable[[FineGrid, Columns, Tensor, Tensor], Tensor]) -> _Draw:
-    return lambda grid, c, x, y, observation: draw(grid, c, x, y)
+    return lambda grid, c, x, y, observation: draw(grid, c, x, y)[:, None]
 
 
+# Gives R features of P parts, (R, P, F, F); the parts differ in colour.
 _Draw = Callable[[FineGrid, Columns, Tensor, Tensor, Observation], Tensor]
 _FEATURES: tuple[tuple[_Draw, tuple[str, ...]], ...] = (
     (_lensed_source, ("lens",)),
     (_unlensed(scene.companions), ("companions",)),
     (_unlensed(scene.rings), ("ring",)),
-    (_unlensed(scene.arms), ("spiral", "merger")),
+    (_unlensed(scene.arms), ("spiral",)),
 )
+
+
+def _relative_colours(c: Columns, bands: tuple[str, ...], parts: int) -> Tensor:
+    """Flux of each part of a feature in each band over that in r, relative to the first, (R, P, C).
+
+    The second part of a source are its clumps; where nothing is said they have its colours.
+    """
+    relative = torch.ones(len(c["dx"]), parts, len(bands), dtype=c["dx"].dtype)
+    if parts > 1:
+        for b, band in enumerate(bands):
+            bluer = c[f"feature_{band}_minus_r"] - c.get(f"clump_{band}_minus_r", math.nan)
+            relative[:, 1, b] = torch.nan_to_num(torch.exp(bluer * (0.4 * math.log(10))), nan=1.0)
+    return relative
+
+
+def _whole_over_smooth(c: Columns, bands: tuple[str, ...]) -> Tensor:
+    """Flux of a source in each band over what it would be in the colours of its smooth part."""
+    count = c.count("clump_{}_fraction")
+    share = sum((c.get(f"clump_{k + 1}_fraction", 0.0) for k in range(count)), c["dx"] * 0)
+    return 1 + share[:, None] * (_relative_colours(c, bands, 2)[:, 1] - 1)
+
+
+def _mixed(fft_RPFH: Tensor, relative_RPC: Tensor) -> Tensor:
+    """Parts of a feature, each in its colours, (R, C, F, H), or (R, 1, F, H) for a single part."""
+    if fft_RPFH.shape[1] == 1:
+        return fft_RPFH
+    first, second = (fft_RPFH[:, p, None] for p in range(2))
+    return first + second * relative_RPC[:, 1, :, None, None]
 
 
 def _otf(c: Columns, observation: Observation, grid: FineGrid, points: int) -> Tensor:
@@ -292,7 +326,7 @@ def _hosts(c: Columns, x: Tensor, y: Tensor, bands: tuple[str, ...]) -> list[Gal
             y + dy,
             (c[f"{part}_re_arcsec"], n, c[f"{part}_q"], c.phi(f"{part}_pa_deg")),
             scene.flux_njy(torch.stack([c[f"mag_{part}_{b}"] for b in bands], dim=1)),
-            torch.full_like(x, torch.inf),
+            _all_but_exponentials(n, c[f"{part}_re_arcsec"], c[f"{part}_q"]),
             torch.full_like(rows, _HOST_REFINEMENT),
         )
         for part, dx, dy, n in (
@@ -301,6 +335,11 @@ def _hosts(c: Columns, x: Tensor, y: Tensor, bands: tuple[str, ...]) -> list[Gal
             ("partner", c["partner_x_arcsec"], c["partner_y_arcsec"], c["partner_n"]),
         )
     ]
+
+
+def _all_but_exponentials(n: Tensor, r_e_arcsec: Tensor, q: Tensor) -> Tensor:
+    """How far hosts reach, arcsec: an exponential holds 2e-5 of its flux beyond 8 r_e."""
+    return torch.where(n <= 1, 8 * r_e_arcsec / torch.sqrt(q), torch.inf)
 
 
 def _neighbours(
@@ -334,15 +373,16 @@ def _neighbours(
 def _visible_extent(field: dict[str, Tensor], sky_rms_RC: Tensor, pixel_arcsec: float) -> Tensor:
     """Radius along the major axis of each galaxy beyond which nobody sees it, (R,), arcsec.
 
-    An exponential holds 2e-5 of its flux beyond 8 r_e. The wings of a steeper profile may end where
-    they are 2 % of the noise of a pixel in every band.
+    An exponential holds 2e-5 of its flux beyond 8 r_e, a Gaussian 1e-6 beyond 4.5. The wings of a
+    steeper profile may end where they are 2 % of the noise of a pixel in every band.
     """
     r_e, n, q, flux = (field[name] for name in ("re_arcsec", "n", "q", "flux_njy"))
     zero, one = torch.zeros_like(r_e), torch.ones_like(r_e)
     centre = profiles.sersic(zero, zero, r_e, n, one, zero)
     contrast = (flux / (0.02 * sky_rms_RC)).max(dim=1).values * centre * pixel_arcsec**2
     wings = r_e * (torch.log(contrast.clamp(min=math.e)) / profiles.sersic_b(n)) ** n
-    return torch.where(n <= 1, 8 * r_e, wings) / torch.sqrt(q)
+    smooth = torch.where(n <= 0.5, 4.5 * r_e, 8 * r_e)
+    return torch.where(n <= 1, smooth, wings) / torch.sqrt(q)
 
 
 def _feature_flux(c: Columns, unit_NCHW: Tensor, observation: Observation) -> tuple[Tensor, Tensor]:

@@ -16,6 +16,7 @@ Columns that a truth row may leave out (or hold as NaN), and what is rendered th
   ``source_y_arcsec``. None: the profile
 - ``psf_fwhm_<band>_epoch_<k>_arcsec``, k = 1, 2, ...: exposures of a coadd; its PSF is the mean of
   theirs. None: one PSF of ``psf_fwhm_<band>_arcsec``
+- ``ring_seed``: integer below 2^24 that the unevenness of a ring is drawn from; none: even
 - ``psf_index``: which of `Observation.psf_images`; 0
 """
 
@@ -23,12 +24,19 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lensfinder.simulate import gridding, lensing, light, sersics
 from lensfinder.simulate.grid import Columns, FineGrid
 from lensfinder.simulate.sersics import Galaxies
+
+# Waves round a ring, and standard deviations of their amplitudes in radius, width and, where knots
+# have full contrast, brightness: radius varies slowly, brightness from knot to knot.
+_RING_WAVES = 9
+_ORDER = np.arange(1, _RING_WAVES + 1)
+_RING_UNEVENNESS = np.stack([0.10 / _ORDER**1.5, 0.3 / _ORDER, np.full(_RING_WAVES, 0.45)])
 
 
 def companions(grid: FineGrid, c: Columns, x: Tensor, y: Tensor) -> Tensor:
@@ -66,15 +74,29 @@ def rings(grid: FineGrid, c: Columns, x: Tensor, y: Tensor) -> Tensor:
     )
     phi = c.phi("ring_pa_deg")[:, None, None]
     phase = torch.deg2rad(c["ring_phase_deg"])[:, None, None]
-    image = light.ring(dx, dy, radius, width, q, phi, lopsidedness, contrast, count, phase)
+    waves = _uneven(c.get("ring_seed", -1.0), c["ring_knot_contrast"])
+    image = light.ring(dx, dy, radius, width, q, phi, lopsidedness, contrast, count, phase, waves)
     image = gridding.smooth(image) if grid.adaptive else image
     return image / image.sum(dim=(1, 2), keepdim=True)
 
 
-def arms(grid: FineGrid, c: Columns, x: Tensor, y: Tensor) -> Tensor:
-    """Spiral or tidal arms of R galaxies, each of unit flux on the grid, (R, F, F).
+def _uneven(seed: Tensor, contrast: Tensor) -> list[light.Wave]:
+    """Waves round each of R rings, from its seed; a ring without one is as even as it is told."""
+    amplitudes = np.zeros((4, _RING_WAVES, len(seed)))
+    for k, number in enumerate(seed.tolist()):
+        if number >= 0:
+            rng = np.random.default_rng(int(number))
+            amplitudes[:3, :, k] = rng.standard_normal((3, _RING_WAVES)) * _RING_UNEVENNESS
+            amplitudes[3, :, k] = rng.uniform(0, 2 * math.pi, _RING_WAVES)
+    amplitudes[2] *= contrast.numpy()
+    parts = torch.from_numpy(amplitudes).to(contrast.dtype)[..., None, None]
+    return [light.Wave(*parts[:, m]) for m in range(_RING_WAVES)]
 
-    A galaxy without a disc of its own (an early type in a merger) has arms seen from above.
+
+def arms(grid: FineGrid, c: Columns, x: Tensor, y: Tensor) -> Tensor:
+    """Spiral arms of R galaxies, each of unit flux on the grid, (R, F, F).
+
+    A galaxy without a disc of its own has arms seen from above.
     """
     dx, dy = grid.offsets(x, y)
     count, r_e, sharpness = c.cube("arm_count", "arm_re_arcsec", "arm_sharpness")

@@ -162,6 +162,8 @@ class Source(Section):
     # Takes the place of clump_sigma_arcsec where it is given.
     clump_sigma_in_r_e: Fraction | None = None
     clump_distance_in_r_e: Length
+    # By how much clumps are bluer than the rest, in g - r, and as that goes with in other bands.
+    clump_bluer_mag: Spread | None = None
 
     @model_validator(mode="after")
     def _some_size(self) -> Self:
@@ -195,6 +197,34 @@ class Spiral(Section):
     arm_pitch_deg: Spread
     arm_sharpness: Length
     arm_fraction: Fraction
+
+
+class Knots(Section):
+    """Knots of young stars in late types, along the arms where there are some."""
+
+    count: Annotated[Distribution, within(0, 60)]
+    # Their light, over that of the disc, which they come on top of.
+    fraction: Fraction
+    r_e_over_disc: Length
+    # Than the galaxy, in g - r, and as much as that goes with in other bands.
+    bluer_mag: Spread
+    # By which emission lines make r brighter than all other bands: what looks pink.
+    line_mag: Spread
+    # Distance of their middle from the disc's, in half-light radii.
+    lopsidedness: Fraction
+
+
+class Irregular(Section):
+    """A small disc without order: most of its light in a few knots on one side."""
+
+    mag_r: Magnitude
+    # Of its radius over that of other late types as bright.
+    r_e_over_late_type: Length
+    q: AxisRatio
+    bulge_fraction: Fraction
+    knot_count: Annotated[Distribution, within(1, 60)]
+    knot_fraction: Annotated[Distribution, within(0, 10)]
+    lopsidedness: Annotated[Distribution, within(0, 3)]
 
 
 class Ring(Section):
@@ -249,6 +279,8 @@ class Group(Section):
     distance_arcsec: Length
     mag_difference: Spread
     early_type_fraction: UnitInterval
+    # Of lenses and of plain galaxies, too, how many have members about them.
+    of_early_types: UnitInterval = 0.0
 
 
 class Artefact(Section):
@@ -266,6 +298,8 @@ class Artefact(Section):
     trail_distance_arcsec: Length
     cosmic_ray_count: Count
     cosmic_ray_length_pixels: Annotated[Distribution, within(0.5, 100)]
+    # By which a track bends from one pixel to the next.
+    cosmic_ray_bend_deg: Spread
     cosmic_ray_snr: SignalToNoise
 
     @model_validator(mode="after")

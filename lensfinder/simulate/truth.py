@@ -25,15 +25,17 @@ from lensfinder.simulate.recipe import NEGATIVE_KINDS
 from lensfinder.simulate.render import CHUNK
 from lensfinder.simulate.splits import split_of
 
+_TAILS = ("arm_count", "arm_re_arcsec", "arm_pitch_deg", "surroundings_seed")
 # What a row of each kind needs, beside a galaxy's light; a lens gets all of it from the defaults.
 _NEEDS: dict[str, tuple[str, ...]] = {
     "disc": ("disc_re_arcsec", "disc_q", "disc_pa_deg"),
     "edge_on": ("disc_re_arcsec", "disc_q", "disc_pa_deg"),
     "spiral": ("arm_count", "arm_pitch_deg", "arm_phase_deg", "arm_sharpness", "arm_re_arcsec"),
     "ring": ("ring_radius_arcsec", "ring_width_arcsec", "ring_q", "ring_pa_deg"),
-    "merger": ("partner_x_arcsec", "partner_y_arcsec", "partner_re_arcsec", "partner_n"),
+    "merger": ("partner_x_arcsec", "partner_y_arcsec", "partner_re_arcsec", "partner_n", *_TAILS),
     "companions": ("companion_1_x_arcsec", "companion_1_y_arcsec", "companion_1_fraction"),
     "group": ("group_count", "surroundings_seed"),
+    "irregular": ("disc_re_arcsec", "disc_q", "disc_pa_deg"),
     "artefact": ("artefact_azimuth_deg", "surroundings_seed"),
 }
 
@@ -67,7 +69,7 @@ _MEASURED = (
     "composite_softening",
 )
 _BY_BAND = re.compile(
-    r"(mag(_(bulge|disc|partner|artefact|source))?_|psf_fwhm_|sky_rms_|feature_|composite_)"
+    r"(mag(_(bulge|disc|partner|artefact|source))?_|psf_fwhm_|sky_rms_|feature_|clump_|composite_)"
     r"[A-Za-z0-9]+(_arcsec|_njy|_minus_r|_level_per_njy)?"
 )
 _MOST_PROBLEMS = 20

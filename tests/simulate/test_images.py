@@ -122,7 +122,7 @@ def test_real_source_keeps_flux_and_place() -> None:
     images = blobs()
     assert images.images_SYX.sum() == pytest.approx(1)
     zero = torch.zeros(1, dtype=torch.float64)
-    image = arcs.lensed_source(grid(True), columns(source_stamp=0.0), zero, zero, images)[0]
+    image = arcs.lensed_source(grid(True), columns(source_stamp=0.0), zero, zero, images)[0, 0]
     assert float(image.sum()) == pytest.approx(1, abs=1e-3)
     axis = grid(True).axis_arcsec
     y, x = np.indices(images.images_SYX.shape[1:]) - images.images_SYX.shape[1] // 2

@@ -28,7 +28,7 @@ def test_all_errors_of_a_bad_recipe_at_once() -> None:
     text = recipe.shipped_text("general")
     for good, bad in (
         ("sigma = 0.8, low = 2.5", "sigma = -0.8, low = 2.5"),
-        ('snr = { distribution = "log_uniform"', 'snr = { distribution = "lognormal"'),
+        ('\nsnr = { distribution = "log_uniform"', '\nsnr = { distribution = "lognormal"'),
         ("low = 0.25, high = 1.0 }\nclump_count", "low = 0.25, high = 1.2 }\nclump_count"),
         ("psf_scatter = 0.07", "psf_scater = 0.07"),
         ("low = 0.1, high = 0.26", "low = 0.26, high = 0.1"),
@@ -94,7 +94,9 @@ def test_fewer_bands_leave_the_rest_of_a_draw_alone(
 ) -> None:
     for index in range(40):
         for name, value in draw(population, ("r",), 7, index).items():
-            np.testing.assert_equal(value, rows[index][name])
+            # Which of the bands was struck is a question of how many there are.
+            if name != "artefact_band":
+                np.testing.assert_equal(value, rows[index][name])
 
 
 def test_fractions_are_those_of_the_recipe(population: Population, rows: list[dict]) -> None:
@@ -193,4 +195,4 @@ def test_shares_on_the_sky_go_with_the_kind_and_sum_to_one() -> None:
         share = population.sky_fraction.get(row["kind"])
         assert row["sky_fraction"] == share if share else math.isnan(float(row["sky_fraction"]))
     with pytest.raises(RecipeError, match=r"shares sum to 1\.1; expected 1"):
-        recipe.parse(text.replace("galaxy = 0.30\n", "galaxy = 0.40\n"), "general")
+        recipe.parse(text.replace("galaxy = 0.29\n", "galaxy = 0.39\n"), "general")
