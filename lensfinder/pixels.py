@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from lensfinder.errors import RequestError
@@ -102,7 +103,7 @@ class PixelTransform:
             Same shape; finite; 0 at bad pixels and at the sky level.
         """
         recipe = self.recipe
-        good_NCHW = torch.isfinite(image_NCHW).logical_and_(mask_NCHW == 0)
+        good_NCHW = good_pixels(image_NCHW, mask_NCHW)
         per_unit_C11 = 1 / torch.tensor(self.scale_njy_C).to(image_NCHW)[:, None, None]
         level = torch.zeros_like(per_unit_C11)  # nJy, of what becomes zero
         if recipe.background == "border":
@@ -141,7 +142,7 @@ class PixelTransform:
         moments = _Moments()
         sigmas_NC: list[torch.Tensor] = []
         for image_NCHW, mask_NCHW in batches:
-            good_NCHW = (mask_NCHW == 0) & torch.isfinite(image_NCHW)
+            good_NCHW = good_pixels(image_NCHW, mask_NCHW)
             if recipe.scale == "set":
                 moments.add(image_NCHW, good_NCHW)
             else:
@@ -178,6 +179,15 @@ class PixelTransform:
         recipe = Recipe(**{field.name: choices[field.name] for field in fields(Recipe)})
         scale_njy_C = tuple(float(s) for s in choices["scale_njy"])
         return cls(recipe, scale_njy_C, arrays.get("mean_njy_CHW"))
+
+
+def good_pixels(image_NCHW: torch.Tensor, mask_NCHW: torch.Tensor) -> torch.Tensor:
+    """Say which pixels are finite and not masked, bool.
+
+    On a CPU torch.isfinite takes four times as long.
+    """
+    # A finite number less itself is 0; what infinity or NaN leaves is NaN, which counts as true.
+    return (image_NCHW - image_NCHW).logical_not().logical_and_(mask_NCHW.logical_not())
 
 
 def _stretch(x_NCHW: torch.Tensor, recipe: Recipe) -> torch.Tensor:
@@ -224,15 +234,29 @@ def _border_with_nan(image_NCHW: torch.Tensor, good_NCHW: torch.Tensor) -> torch
 
 def _border_median(image_NCHW: torch.Tensor, good_NCHW: torch.Tensor) -> torch.Tensor:
     """Median of the frame's good pixels (N, C); 0 where there is none."""
-    median_NC = _border_with_nan(image_NCHW, good_NCHW).nanmedian(dim=2).values
-    return median_NC.nan_to_num(nan=0.0)
+    return _nanmedian(_border_with_nan(image_NCHW, good_NCHW)).nan_to_num(nan=0.0)
 
 
 def _border_sigma(image_NCHW: torch.Tensor, good_NCHW: torch.Tensor) -> torch.Tensor:
     """Standard deviation of the frame's good pixels by the MAD (N, C); NaN where none is good."""
     frame_NCP = _border_with_nan(image_NCHW, good_NCHW)
-    median_NC1 = frame_NCP.nanmedian(dim=2, keepdim=True).values
-    return MAD_TO_SIGMA * (frame_NCP - median_NC1).abs().nanmedian(dim=2).values
+    median_NC1 = _nanmedian(frame_NCP)[..., None]
+    return MAD_TO_SIGMA * _nanmedian((frame_NCP - median_NC1).abs())
+
+
+def _nanmedian(x_NCP: torch.Tensor) -> torch.Tensor:
+    """Return the (lower) median of what is not NaN, (N, C); NaN where all is.
+
+    On a CPU numpy's selection takes an eighth of the time; it knows nothing of NaN, so that rows
+    with some are left to torch.
+    """
+    if x_NCP.device.type != "cpu" or x_NCP.shape[2] == 0:
+        return x_NCP.nanmedian(dim=2).values
+    middle = (x_NCP.shape[2] - 1) // 2
+    median_NC = torch.from_numpy(np.partition(x_NCP.numpy(), middle, axis=2)[..., middle])
+    some_NC = x_NCP.sum(dim=2).isnan()
+    median_NC[some_NC] = x_NCP[some_NC].nanmedian(dim=1).values
+    return median_NC
 
 
 class _Moments:

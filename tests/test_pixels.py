@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lensfinder.errors import RequestError
-from lensfinder.pixels import RECIPES, PixelTransform, Recipe
+from lensfinder.pixels import RECIPES, PixelTransform, Recipe, good_pixels
 
 SIZE = 31
 
@@ -69,6 +69,28 @@ def test_what_stands_in_bad_pixels_changes_nothing(transform):
     out_NCHW = transform(image_NCHW, mask_NCHW)
     image_NCHW[:, :, :5, 3:9] = torch.nan
     assert torch.equal(transform(image_NCHW, mask_NCHW), out_NCHW)
+
+
+def test_a_pixel_is_good_if_it_is_finite_and_not_masked():
+    image_P = torch.tensor([0.0, -3e38, torch.nan, torch.inf, -torch.inf, 1.0, torch.nan])
+    mask_P = torch.tensor([0, 0, 0, 0, 0, 4, 2], dtype=torch.uint8)
+    assert good_pixels(image_P, mask_P).tolist() == [True, True, *[False] * 5]
+
+
+@pytest.mark.parametrize("bad", [0, 1, 40, SIZE * SIZE])
+def test_the_border_background_is_the_median_of_the_frames_good_pixels(bad):
+    transform = PixelTransform(Recipe("border", "sky", False, 1e9, "linear", 1.0), (1.0,))
+    image_NCHW, mask_NCHW = sky(n=2, bands=1, dtype=torch.float64)
+    mask_NCHW[1].view(-1)[:bad] = 4  # the other stamp has no bad pixel at all
+    out_NCHW = transform(image_NCHW, mask_NCHW)
+    frame_YX = torch.ones(SIZE, SIZE, dtype=torch.bool)
+    frame_YX[2:-2, 2:-2] = False
+    for i in range(2):
+        good_YX = mask_NCHW[i, 0] == 0
+        pixels_P = image_NCHW[i, 0][frame_YX & good_YX]
+        level_njy = pixels_P.median() if len(pixels_P) else torch.zeros(())
+        wanted_YX = torch.where(good_YX, image_NCHW[i, 0] - level_njy, 0)
+        torch.testing.assert_close(out_NCHW[i, 0], wanted_YX, rtol=0, atol=1e-9)
 
 
 def test_a_sky_pedestal_changes_nothing_under_the_border_background():

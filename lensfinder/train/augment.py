@@ -16,6 +16,8 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
+from lensfinder.pixels import good_pixels
+
 # Keep these random numbers apart from each other and from those of the order of objects.
 _VIEWS, _AMOUNTS, _NOISE = 2, 3, 4
 _MISSING = 1  # mask bit "outside or no data"
@@ -132,7 +134,7 @@ def alter(
     image_NCHW, mask_NCHW
         What came of good pixels; the mask tells where there was none.
     """
-    good_NCHW = torch.isfinite(image_NCHW) & (mask_NCHW == 0)
+    good_NCHW = good_pixels(image_NCHW, mask_NCHW)
     image_NCHW = torch.where(good_NCHW, image_NCHW, 0)
     weight_NCHW = good_NCHW.to(image_NCHW)
     if ranges.rotation_deg or ranges.zoom < 1:
