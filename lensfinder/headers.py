@@ -29,7 +29,7 @@ _NUMBERS = re.compile(
 _TEXTS = re.compile(r"(CTYPE|CUNIT|CPDIS|D2IMDIS)[1-9]|WAT[1-9]_\d{3}|RADESYS|RADECSYS")
 # In files that are sound otherwise; wcslib never heeded that.
 _MAY_BE_TEXT = {"EQUINOX", "EPOCH"}
-_MOST_WCS_AXES = 9
+_MOST_WCS_AXES = _HIGHEST_ORDER = 9
 
 
 def flaw(header: Mapping[str, Any]) -> str:
@@ -74,6 +74,11 @@ def for_wcs(header: fits.Header) -> fits.Header:
     axes = cards["WCSAXES"].value if "WCSAXES" in cards else 2
     if not _is_count(axes) or not 0 < axes <= _MOST_WCS_AXES:
         raise ValueError(f"WCSAXES = {axes!r}, expected 1 to {_MOST_WCS_AXES}")
+    for name in ("A_ORDER", "B_ORDER", "AP_ORDER", "BP_ORDER"):
+        # Each term up to there is asked for.
+        order = cards[name].value if name in cards else 0
+        if not 0 <= order <= _HIGHEST_ORDER:
+            raise ValueError(f"{name} = {order!r}, expected 0 to {_HIGHEST_ORDER}")
     return fits.Header(cards.values())
 
 

@@ -96,6 +96,7 @@ def test_wcslib_sees_what_a_celestial_wcs_is_made_of_and_each_card_once() -> Non
         ("CRVAL2  = 1.5.2", "CRVAL2"),
         ("WCSAXES = 65536", "WCSAXES"),
         ("WCSAXES = -2.0", "WCSAXES"),
+        ("B_ORDER = 2000", "B_ORDER"),
     ],
 )
 def test_a_wcs_card_of_another_kind_is_named(line: str, name: str) -> None:

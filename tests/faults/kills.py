@@ -285,13 +285,19 @@ class Judge:
 
 
 def kill_at_random(
-    arguments: list[str], judge: Judge, seconds: float, kills: int, rng: random.Random
+    arguments: list[str],
+    judge: Judge,
+    seconds: float,
+    kills: int,
+    minutes: float,
+    rng: random.Random,
 ) -> dict[str, Any]:
     """Kill runs into one folder until enough have struck; begin anew when one comes through."""
     struck = whole = files = 0
+    until = time.monotonic() + 60 * minutes
     wrong: list[str] = []
     judge.begin()
-    while struck < kills:
+    while struck < kills and time.monotonic() < until:
         fresh, began = not judge.kept, time.monotonic()
         child = start(arguments)
         code = ended_within(child, rng.uniform(0, seconds))
@@ -397,6 +403,7 @@ def crash_everywhere(arguments: list[str], judge: Judge, commits: Sequence[int])
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--kills", type=int, default=200, help="of each stage")
+    parser.add_argument("--minutes", type=float, default=60.0, help="of killing a stage, at most")
     parser.add_argument("--stages", default=",".join(STAGES))
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
@@ -443,7 +450,7 @@ def main() -> int:
                 arguments, judge, [int(text) for text in given.commits.split(",")]
             )
             rng = random.Random(f"{given.seed} {stage}")
-            killed = kill_at_random(arguments, judge, seconds, given.kills, rng)
+            killed = kill_at_random(arguments, judge, seconds, given.kills, given.minutes, rng)
             stopped = stop_by_signals(arguments, judge, seconds, rng)
             for one in (crashed, killed, stopped):
                 wrong += one.pop("wrong")
