@@ -17,7 +17,6 @@ from lensfinder.model import GOLDEN_COUNT
 
 Command = Callable[..., Any]
 EXPECTED = {"kids-gri", "lsst-g", "rgb-composite"}
-RECIPES = {"lsst-g": "pipelines/deeplens.toml"}
 
 
 def test_they_are_there() -> None:
@@ -37,7 +36,7 @@ def test_each_opens_and_says_what_it_said_when_it_was_made(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(EXPECTED))
 def test_the_card_names_the_recipe_and_the_model(name: str, root: Path) -> None:
     card = shipped.card_of(name).read_text(encoding="utf-8")
-    recipe = RECIPES.get(name, f"pipelines/models/{name}.toml")
+    recipe = f"pipelines/models/{name}.toml"
     assert recipe in card
     assert (root / recipe).is_file()
     assert checkpoint.read_header(shipped.file_of(name))["model_id"][:12] in card
