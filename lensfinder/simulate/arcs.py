@@ -85,12 +85,9 @@ def lensed_source(
     for key in torch.unique(needs, dim=0):
         rows = torch.nonzero((needs == key).all(dim=1))[:, 0]
         power_law, perturbed, stamped = key.tolist()
-        lens = _Lenses(grid, c.take(rows), bool(power_law), bool(perturbed))
-        parts = (
-            _stamps(lens.columns, images)
-            if stamped and images is not None
-            else _profiles(lens.columns, grid)
-        )
+        mine = c.take(rows)
+        lens = _Lenses(mine, bool(power_law), bool(perturbed))
+        parts = _stamps(mine, images) if stamped and images is not None else _profiles(mine, grid)
         image[rows, : len(parts)] = _draw(grid, x[rows], y[rows], lens, parts, half[rows])
     return image
 
@@ -117,8 +114,8 @@ def _half_width_cells(grid: FineGrid, c: Columns) -> Tensor:
 class _Lenses:
     """What R lenses do to a ray."""
 
-    def __init__(self, grid: FineGrid, c: Columns, power_law: bool, perturbed: bool) -> None:
-        self.columns = c
+    def __init__(self, c: Columns, power_law: bool, perturbed: bool) -> None:
+        self._source = (c["source_x_arcsec"], c["source_y_arcsec"])
         self._parameters = [
             c["theta_e_arcsec"],
             c["q_lens"],
@@ -147,7 +144,7 @@ class _Lenses:
     def take(self, rows: Tensor) -> _Lenses:
         """Some of them."""
         some = copy.copy(self)
-        some.columns = self.columns.take(rows)
+        some._source = (self._source[0][rows], self._source[1][rows])
         some._parameters = [p[rows] for p in self._parameters]
         if self._fields is not None:
             some._side, some._fields = self._side[rows], self._fields[rows]
@@ -155,7 +152,6 @@ class _Lenses:
 
     def shoot(self, dx: Tensor, dy: Tensor, expand: Expand) -> tuple[Tensor, Tensor]:
         """Source-plane position relative to the source's centre."""
-        c = self.columns
         bx, by = lensing.ray_shoot(dx, dy, *(expand(p) for p in self._parameters))
         if self._fields is not None:
             step = expand(self._side / grf.N_GRID)
@@ -163,7 +159,7 @@ class _Lenses:
             which = expand(torch.arange(len(self._side)))
             alpha_x, alpha_y = grf.deflection(self._fields, which, u.expand_as(bx), v.expand_as(by))
             bx, by = bx - alpha_x, by - alpha_y
-        return bx.sub_(expand(c["source_x_arcsec"])), by.sub_(expand(c["source_y_arcsec"]))
+        return bx.sub_(expand(self._source[0])), by.sub_(expand(self._source[1]))
 
     def stretch(self, dx: Tensor, dy: Tensor, expand: Expand) -> Tensor:
         """Upper bound of how far a step in the image takes a ray in the source plane."""

@@ -7,6 +7,7 @@ as modelled stamps stand). Values that a kind does not have are NaN.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -63,7 +64,8 @@ _RING_KNOTS = (
 )
 
 
-def columns(bands: tuple[str, ...]) -> list[str]:
+@functools.cache
+def columns(bands: tuple[str, ...]) -> tuple[str, ...]:
     """Names of all columns of a truth row, in order, for these bands."""
     names = [
         "kind",
@@ -89,7 +91,7 @@ def columns(bands: tuple[str, ...]) -> list[str]:
     names += ["group_count", "artefact", *(f"artefact_{c}" for c in _ARTEFACT)]
     names += [f"mag_artefact_{b}" for b in bands]
     names += [f"companion_{k}_{c}" for k in range(1, MAX_COMPANIONS + 1) for c in _BLOB]
-    return names
+    return tuple(names)
 
 
 def generator(seed: int, *key: int) -> np.random.Generator:
@@ -201,7 +203,10 @@ def draw_conditions(
     scatter = population.conditions
     result = {}
     for band, fwhm in psf_fwhm_arcsec.items():
-        psf, sky = rng.normal(0, (scatter.psf_scatter, scatter.sky_scatter)).clip(-0.5, 0.5)
+        psf, sky = (
+            min(max(sigma * rng.standard_normal(), -0.5), 0.5)
+            for sigma in (scatter.psf_scatter, scatter.sky_scatter)
+        )
         result[f"psf_fwhm_{band}_arcsec"] = fwhm * math.exp(psf)
         result[f"sky_rms_{band}_njy"] = (
             sky_rms_njy[band] * math.exp(sky) / math.sqrt(scatter.epochs)
@@ -238,7 +243,7 @@ def draw_surroundings(
     faintest = recipe.mag_r_high
     weight_of_bright_end = math.exp(-steepness * (faintest - recipe.mag_r_low))
     for k in range(count):
-        x, y = rng.uniform(-half_width_arcsec, half_width_arcsec, 2)
+        x, y = ((2 * rng.random() - 1) * half_width_arcsec for _ in range(2))
         # Counts grow as 10^(slope m); the inverse of their cumulative distribution.
         mag_r = faintest + math.log(1 - rng.random() * (1 - weight_of_bright_end)) / steepness
         q, phi = recipe.q.sample(rng), rng.uniform(0, math.pi)

@@ -164,9 +164,10 @@ def _render_alike(
         len(x), len(bands), observation.size, observation.size, dtype=x.dtype
     )
     unit_NCHW = torch.zeros_like(background_NCHW)
+    psf = Columns({k: v for k, v in columns.values.items() if k == "dx" or k.startswith("psf_")})
     for first in range(0, len(x), _BLOCK):
         block = torch.arange(first, min(first + _BLOCK, len(x)))
-        otf_NCFH = _otf(columns.take(block), observation, grid, points)
+        otf_NCFH = _otf(psf.take(block), observation, grid, points)
         scene_NCFF = torch.zeros(len(block), len(bands), n_fine, n_fine, dtype=x.dtype)
         sersics.draw(scene_NCFF, grid, galaxies, first)
         sersics.add_points(scene_NCFF, grid, stars, first)

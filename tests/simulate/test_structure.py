@@ -65,11 +65,11 @@ def ring_image(seed: float) -> np.ndarray:
 
 
 def test_a_ring_is_uneven_by_its_seed() -> None:
-    even, uneven = ring_image(math.nan), ring_image(7.0)
+    even, uneven = ring_image(math.nan), ring_image(8.0)
     assert uneven.sum() == pytest.approx(1)
-    np.testing.assert_array_equal(uneven, ring_image(7.0))
+    np.testing.assert_array_equal(uneven, ring_image(8.0))
     np.testing.assert_allclose(even[1:, 1:], even[1:, 1:].T, atol=1e-12)
-    assert np.abs(uneven - ring_image(8.0)).sum() > 0.2
+    assert np.abs(uneven - ring_image(7.0)).sum() > 0.2
     y, x = np.indices(even.shape) - 48
     for image, low, high in ((even, 0.0, 0.02), (uneven, 0.03, 1.0)):
         sector = np.floor((np.arctan2(y, x) + math.pi) / (math.pi / 4)).clip(0, 7)
