@@ -146,7 +146,7 @@ def _survey(this: Survey, files: tuple[str, ...]) -> str:
     lines += [
         f"Files of one {'object' if this.stamps else 'tile'}, in any folder below `{what}/`:\n",
         "```text\n" + "\n".join(files) + "\n```\n",
-        "```text",
+        "```sh",
         f"lensfinder check {what}/ --survey {this.name}",
     ]
     if this.stamps:
