@@ -1,7 +1,8 @@
 """Make the tutorial's pictures anew, from its folder: ``python tests/docs/pictures.py tutorial``.
 
 Type the tutorial's commands first, or `lensfinder run pipelines/quickstart.toml --set
-simulate.preview=true`, whose folder will do as well. Takes playwright and Debian's chromium for the page's pictures.
+simulate.preview=true`, whose folder will do as well. Takes playwright and Debian's chromium for the
+page's pictures.
 """
 
 from __future__ import annotations
