@@ -18,7 +18,7 @@ import pytest
 import typer
 
 from docs import generate
-from lensfinder import survey, tables
+from lensfinder import survey, tables, tiles
 from lensfinder.cli import app
 
 Command = Callable[..., Any]
@@ -247,9 +247,15 @@ def test_python_that_a_page_shows_runs(
 
 
 @pytest.mark.parametrize("name", survey.names())
-def test_the_file_names_shown_for_a_survey_are_its_own(name: str) -> None:
+def test_the_file_names_shown_for_a_survey_are_its_own(name: str, tmp_path: Path) -> None:
     this = survey.load(name)
     names = generate.FILES[name]
+    for file in names:
+        (tmp_path / file).touch()
+    if names:
+        # What the commands beside them ask for is there.
+        (tile,) = tiles.find([tmp_path], this, generate.bands_of(this, names))
+        assert all("image" in tile.paths[band] for band in generate.bands_of(this, names))
     words = [re.fullmatch(this.files.pattern, file) for file in names]
     assert all(words), [file for file, match in zip(names, words, strict=True) if not match]
     assert len({match["tile"] for match in words if match}) <= 1
