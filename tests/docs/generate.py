@@ -122,15 +122,23 @@ def surveys_page() -> str:
     return "\n".join(parts)
 
 
+def bands_of(this: Survey, files: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the bands that files of one tile hold: an exposure has one."""
+    words = [re.fullmatch(this.files.pattern, file) for file in files]
+    named = {match["band"] for match in words if match and match.groupdict().get("band")}
+    shown = {this.files.band_of(band) for band in named}
+    return tuple(band for band in this.default_bands if band in shown or not named)
+
+
 def _survey(this: Survey, files: tuple[str, ...]) -> str:
-    bands = ",".join(this.default_bands)
+    default, bands = ",".join(this.default_bands), ",".join(bands_of(this, files))
     size = 2 * round(_STAMP_ARCSEC / this.pixel_scale_arcsec / 2) + 1
     lines = [
         f"## {this.name}\n",
         f"{this.title}.\n",
         f"*Source*: {this.source}\n",
         "| | |\n|---|---|",
-        f"| bands | {', '.join(this.bands)}; unless others are asked for: {bands} |",
+        f"| bands | {', '.join(this.bands)}; unless others are asked for: {default} |",
         f"| pixel | {this.pixel_scale_arcsec} arcsec |",
         f"| fluxes | {_zero_point(this)} |",
         f"| noise | {_noise(this)} |",
@@ -146,8 +154,8 @@ def _survey(this: Survey, files: tuple[str, ...]) -> str:
     lines += [
         f"Files of one {'object' if this.stamps else 'tile'}, in any folder below `{what}/`:\n",
         "```text\n" + "\n".join(files) + "\n```\n",
-        "```text",
-        f"lensfinder check {what}/ --survey {this.name}",
+        "```sh",
+        f"lensfinder check {what}/ --survey {this.name}" + f" --bands {bands}" * (bands != default),
     ]
     if this.stamps:
         lines.append(f"lensfinder cutout {what}/ -o stamps-{this.name} --survey {this.name}")
