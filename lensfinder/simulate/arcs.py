@@ -393,7 +393,8 @@ def _refine(
     """
     refinement = part.refinement[cells_4M[0], cells_4M[3]]
     for r in torch.unique(refinement).tolist():
-        for some in cells_4M[:, refinement == r].split(_SAMPLES_AT_A_TIME // r**2, dim=1):
+        alike_4M = cells_4M[:, refinement == r]
+        for some in torch.split(alike_4M, _SAMPLES_AT_A_TIME // r**2, dim=1):
             _refine_alike(image_RFF, grid, x, y, lens, part, some, r)
 
 

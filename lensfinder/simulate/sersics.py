@@ -137,7 +137,7 @@ def prepare(galaxies: Galaxies, grid: FineGrid) -> Prepared:
     if grid.adaptive:
         for refinement in torch.unique(galaxies.refinement).tolist():
             alike = torch.nonzero(galaxies.refinement == refinement)[:, 0]
-            for some in alike.split(_CORES_AT_A_TIME):
+            for some in torch.split(alike, _CORES_AT_A_TIME):
                 left_over[some], spread[some] = _cores(
                     _position(grid, galaxies.x[some], centre_i[some]),
                     _position(grid, galaxies.y[some], centre_j[some]),

@@ -81,8 +81,8 @@ def _knots(row: Row, count: int, rng: np.random.Generator) -> tuple[Floats, Floa
     if row["kind"] == "spiral":
         arms = max(float(row["arm_count"]), 1.0)
         pitch = math.radians(float(row["arm_pitch_deg"]))
-        azimuth = math.radians(float(row["arm_phase_deg"])) - phi
-        azimuth += np.log(np.maximum(radius, 0.3)) / math.tan(pitch)
+        phase = math.radians(float(row["arm_phase_deg"])) - phi
+        azimuth: Floats = phase + np.log(np.maximum(radius, 0.3)) / math.tan(pitch)
         azimuth += 2 * math.pi / arms * rng.integers(round(arms), size=count)
         azimuth += rng.normal(0, 0.13, count)
         radius = np.maximum(radius, 0.5)
