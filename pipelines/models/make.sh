@@ -4,14 +4,13 @@
 #
 #     sh pipelines/models/make.sh [FOLDER]
 #
-# Wants a checkout, and an environment with lensfinder. Stopped, the same command goes on.
+# Wants a checkout that is installed with `pip install -e`. Stopped, the same command goes on.
 set -eu
-here=$(dirname "$0")
-out=${1:-models}
+here=$(cd "$(dirname "$0")" && pwd)
+mkdir -p "${1:-models}"
+out=$(cd "${1:-models}" && pwd)
 
 for name in lsst-g kids-gri rgb-composite; do
-  lensfinder run "$here/$name.toml" -o "$out/$name"
-  lensfinder report "$out/$name/infer-mocks" -o "$out/$name/report" --fpr 1e-1,1e-2,1e-3 \
-    --write-model "$out/$name/train" -q
-  cp "$out/$name/train/products/model.safetensors" "$here/../../lensfinder/models/$name.safetensors"
+  lensfinder run "$here/$name.toml" -o "$out/$name" --set "report.write_model=$out/$name/train"
+  python "$here/publish.py" "$out/$name/train/products/model.safetensors" "$name"
 done
