@@ -193,8 +193,9 @@ def _pages(one: Path, other: Path) -> str:
 
 
 def _without_the_run(page: Path) -> str:
-    """Leave out what a page says of its command: its folder and the time."""
+    """Leave out what a page says of its run: the command, where things lie, and the time."""
     text = page.read_text().replace(str(page.parent), "")
+    text = re.sub(r"<code>(?:lensfinder [^<]*|[^<]*/products/)", "", text)
     return re.sub(r"\d{4}-\d\d-\d\dT[\d:.+]+Z?", "", text)
 
 
