@@ -151,6 +151,8 @@ def _adapted(chunk: Chunk, how: Mapping[str, Any] | None) -> Chunk:
     zoom = how["pixel_scale_arcsec"] / how["data_pixel_scale_arcsec"]
     if how["resample"]:
         image, mask = adapt.resample(image, mask, zoom, how["size"])
+        if how["stretched"]:  # a picture's pixel has a level, not the flux of its area
+            image /= np.float32(zoom**2)
         changed[:] = True
         for name in ("dx", "dy"):
             columns[name] = (columns[name] / zoom).astype(np.float32)

@@ -118,6 +118,7 @@ def _fit(
         "size": spec.size,
         "bands": list(spec.bands),
         "psf_fwhm_arcsec": models.psf_fwhm_arcsec,
+        "stretched": stretched,
     }
 
 

@@ -16,6 +16,7 @@ from lensfinder import checkpoint, networks, schema, shards, tables
 from lensfinder.commit import write_json
 from lensfinder.config import load
 from lensfinder.errors import MismatchError
+from lensfinder.infer import inputs
 from lensfinder.infer.products import CANDIDATES
 from lensfinder.infer.score import Scorer
 from lensfinder.ledger import INDEX, products_of
@@ -354,3 +355,27 @@ def test_a_damaged_tile_fails_alone_and_its_targets_are_listed(
     lost = ledger["outcome"] == "failed"
     assert lost.any()
     assert len(scores_of(tmp_path / "out")) == (~lost).sum()
+
+
+@pytest.mark.parametrize("stretched", [False, True])
+def test_other_pixels_keep_flux_or_a_pictures_level(stretched: bool) -> None:
+    image = np.full((1, 3, 21, 21), 100, np.float32)
+    columns = {
+        "dx": np.zeros(1),
+        "dy": np.zeros(1),
+        "flags": np.zeros(1, np.int32),
+        "outcome": np.array(["ok"], object),
+        "reason": np.array([""], object),
+    }
+    how = {
+        "resample": True,
+        "data_pixel_scale_arcsec": 0.2,
+        "pixel_scale_arcsec": 0.1,
+        "size": 9,
+        "psf_fwhm_arcsec": {},
+        "bands": ["g", "r", "i"],
+        "stretched": stretched,
+    }
+    chunk = inputs.Chunk(image, np.zeros(image.shape, np.uint8), columns)
+    adapted = inputs._adapted(chunk, how)
+    np.testing.assert_allclose(adapted.image_NCHW, 100 if stretched else 25, rtol=1e-5)
