@@ -134,6 +134,10 @@ def train(  # noqa: PLR0915 - a training loop is read top to bottom
     raw = settings.ranges.has_amounts or fresh is not None
     raw = raw or not SeenStamps.fit_in_memory(pixels, len(train_N), dtype)
     seen = None if raw else SeenStamps(pixels, transform, train_N, device, dtype)
+    # Each epoch scores the same val stamps in the same view.
+    fits = SeenStamps.fit_in_memory(pixels, len(train_N) + len(val_N), dtype)
+    own_V = ranks.share(val_N)
+    val_seen = SeenStamps(pixels, transform, own_V, device, dtype) if fits else None
     network = begin(stamps, settings, start, ranks)
     layers = len(optimise.layers_of(network))
     drops = any(isinstance(module, nn.Dropout) for module in network.modules())
@@ -282,7 +286,7 @@ def train(  # noqa: PLR0915 - a training loop is read top to bottom
                 saved_at = time.monotonic()
 
         ranks.same_buffers(average.network)
-        logit_V = _evaluate(average.network, transform, pixels, val_N, ranks, dtype)
+        logit_V = _evaluate(average.network, transform, pixels, val_seen, val_N, ranks, dtype)
         if not np.isfinite(logit_V).all():
             raise diverged()
         measured = evaluate.figures(logit_V, stamps.label_N[val_N], settings.select_fpr)
@@ -358,6 +362,7 @@ def _evaluate(
     network: nn.Module,
     transform: PixelTransform,
     pixels: Pixels,
+    seen: SeenStamps | None,
     index_V: Index,
     ranks: Ranks,
     dtype: torch.dtype,
@@ -368,9 +373,17 @@ def _evaluate(
     logit_V = torch.zeros(len(index_V), dtype=torch.float64)
     mine = ranks.share(places_V)
     pieces = [mine[i : i + EVALUATION_BATCH] for i in range(0, len(mine), EVALUATION_BATCH)]
-    read = prefetch(lambda piece_B: (piece_B, *pixels.gather(index_V[piece_B])), pieces)
-    for piece_B, image_NCHW, mask_NCHW in read:
-        x_NCHW = transform(image_NCHW.to(ranks.device, dtype), mask_NCHW.to(ranks.device))
+
+    def read(piece_B: Index) -> tuple[Index, tuple[torch.Tensor, ...]]:
+        index_B = index_V[piece_B]
+        return piece_B, pixels.gather(index_B) if seen is None else (seen.gather(index_B),)
+
+    for piece_B, pixels_B in prefetch(read, pieces):
+        if seen is None:
+            image_NCHW, mask_NCHW = pixels_B
+            x_NCHW = transform(image_NCHW.to(ranks.device, dtype), mask_NCHW.to(ranks.device))
+        else:
+            x_NCHW = pixels_B[0].to(ranks.device)
         logit_B = network(x_NCHW.contiguous(memory_format=torch.channels_last))
         logit_V[piece_B] = logit_B.double().cpu()
     return ranks.add_up(logit_V).numpy()

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from lensfinder.pixels import PixelTransform
+from lensfinder.train.augment import Augmentation
 from lensfinder.train.data import Pixels
 from lensfinder.train.order import Index
 
@@ -79,7 +80,7 @@ class SeenStamps:
         dtype: torch.dtype,
     ) -> None:
         bands, size, _ = pixels.stamp_shape
-        self._row_N = np.zeros(index_N.max() + 1, np.int64)
+        self._row_N = np.zeros(index_N.max(initial=-1) + 1, np.int64)
         self._row_N[index_N] = np.arange(len(index_N))
         kept_NYXC = torch.empty(len(index_N), size, size, bands, dtype=dtype)
         for start in range(0, len(index_N), _PIECE):
@@ -95,9 +96,11 @@ class SeenStamps:
         """Whether so many stamps stay below `KEPT_BYTES`."""
         return stamps * math.prod(pixels.stamp_shape) * dtype.itemsize <= KEPT_BYTES
 
-    def gather(self, index_B: Index, view_B4: Index) -> torch.Tensor:
-        """Return views of stamps, (B, C, y, x), laid out channels last."""
+    def gather(self, index_B: Index, view_B4: Index | None = None) -> torch.Tensor:
+        """Return stamps, or views of them, (B, C, y, x), laid out channels last."""
         size = self._size
+        if view_B4 is None:
+            view_B4 = np.zeros((len(index_B), len(Augmentation._fields)), np.int64)
         first_B = self._row_N[index_B] * size**2
         pixel_BYX = view_pixels(size, view_B4) + first_B[:, None, None]
         return torch.from_numpy(self._kept_PC.take(pixel_BYX, axis=0)).permute(0, 3, 1, 2)

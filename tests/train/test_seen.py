@@ -22,3 +22,4 @@ def test_views_follow_the_transform_and_are_laid_out_channels_last(tmp_path, wri
     for i, view in enumerate(view_B4):
         expected = augment.view_onto(plain_NCHW[i], Augmentation(*view))
         np.testing.assert_allclose(x_NCHW[i].numpy(), expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(looked.gather(index_B).numpy(), plain_NCHW, rtol=0, atol=1e-6)
