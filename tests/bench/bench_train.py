@@ -3,8 +3,8 @@
     python tests/bench/bench_train.py [--network deeplens] [--stamps 1024] [--batch-size 64]
 
 The floor is a bare torch loop of the same network, layout and optimiser on tensors in memory, with
-the same validation. The peer is the loop one writes first: torch's default layout, no fused
-optimiser. Between two epochs `train` also reads, augments and transforms stamps, clips, watches
+the same validation, in the same precision. The peer is the loop one writes first: torch's default
+layout, no fused optimiser, float32. Between two epochs `train` also reads, augments and transforms stamps, clips, watches
 the loss and saves its state. All three take turns, epoch by epoch, in one process; `--command`
 then runs the whole command, start and end included, with as many epochs as fill `--seconds`.
 """
@@ -35,7 +35,7 @@ from lensfinder.ledger import INDEX
 from lensfinder.signals import Stop
 from lensfinder.train import data, loop
 from lensfinder.train.distribute import Ranks
-from lensfinder.train.network import fit_transform
+from lensfinder.train.network import fit_transform, mixed_precision
 from lensfinder.train.settings import Settings
 from lensfinder.train.states import States
 
@@ -85,6 +85,7 @@ class Tensors:
             self.network.parameters(), lr=1e-4, fused=not naive, foreach=False
         )
         self.batch_size = settings.batch_size
+        self.mixed = None if naive else mixed_precision(settings.precision, torch.device("cpu"))
 
     def epoch(self) -> float:
         started = time.perf_counter()
@@ -92,7 +93,10 @@ class Tensors:
         batches = max(1, len(self.train) // self.batch_size)
         for index in torch.randperm(len(self.train)).tensor_split(batches):
             self.optimizer.zero_grad(set_to_none=True)
-            logit = self.network(self.train[index].contiguous(memory_format=self.layout))
+            x_NCHW = self.train[index].contiguous(memory_format=self.layout)
+            with torch.autocast("cpu", self.mixed, enabled=self.mixed is not None):
+                logit = self.network(x_NCHW)
+            logit = logit.float()
             nn.functional.binary_cross_entropy_with_logits(logit, self.label[index]).backward()
             self.optimizer.step()
         self.network.eval()
@@ -124,6 +128,7 @@ def take_turns(stamps: data.StampSet, settings: Settings, folder: Path) -> dict[
 def whole_command(mocks: Path, settings: Settings, epochs: int, out: Path) -> float:
     """Return how long `lensfinder train` takes, from start to end, s."""
     keys = ["--network", settings.network, "--batch-size", settings.batch_size, "--epochs", epochs]
+    keys += ["--precision", settings.precision]
     command = [sys.executable, "-m", "lensfinder", "train", mocks, "-o", out, "-q", *keys]
     started = time.perf_counter()
     subprocess.run([str(part) for part in command], check=True)
@@ -136,6 +141,7 @@ def main() -> None:
     parser.add_argument("--stamps", type=int, default=640)
     parser.add_argument("--size", type=int, default=45)
     parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--precision", default="float32")
     parser.add_argument("--epochs", type=int, default=4, help="in turns; the first warms up")
     parser.add_argument("--seconds", type=float, default=0.0, help="of a whole command; 0: none")
     chosen = parser.parse_args()
@@ -150,11 +156,13 @@ def main() -> None:
         clip_norm=1.0,
         shift_pixels=2,
         seed=1,
+        precision=chosen.precision,
     )
     print(
         f"Python {platform.python_version()}, torch {metadata.version('torch')}, "
         f"{parallel.cores()} cores of {platform.machine()}; {chosen.network}, {chosen.stamps} "
-        f"stamps of {len(BANDS)} x {chosen.size} x {chosen.size}, batches of {chosen.batch_size}"
+        f"stamps of {len(BANDS)} x {chosen.size} x {chosen.size}, batches of {chosen.batch_size}, "
+        f"{chosen.precision}"
     )
     with tempfile.TemporaryDirectory() as folder:
         mocks = Path(folder) / "mocks"
