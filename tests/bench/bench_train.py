@@ -4,9 +4,10 @@
 
 The floor is a bare torch loop of the same network, layout and optimiser on tensors in memory, with
 the same validation, in the same precision. The peer is the loop one writes first: torch's default
-layout, no fused optimiser, float32. Between two epochs `train` also reads, augments and transforms stamps, clips, watches
-the loss and saves its state. All three take turns, epoch by epoch, in one process; `--command`
-then runs the whole command, start and end included, with as many epochs as fill `--seconds`.
+layout, no fused optimiser, float32. Between two epochs `train` also reads, augments and transforms
+stamps, clips, watches the loss and saves its state. All three take turns, epoch by epoch, in one
+process; then the whole command runs, start and end included, with as many epochs as fill
+`--seconds`.
 """
 
 from __future__ import annotations
