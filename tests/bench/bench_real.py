@@ -35,7 +35,6 @@ from lensfinder.simulate import composite
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 GRI = ("g", "r", "i")
 FWHM_PER_SIGMA = 2.3548
-_LARGEST_HSC = 300  # galaxies, drawn evenly
 
 
 @dataclass(frozen=True)
@@ -114,24 +113,45 @@ def bologna(arcsec: float) -> Iterator[Set]:
         yield Set(f"Bologna {word}", 0.2, names, np.stack(images), labels, (0.84, 0.70, 0.78))
 
 
-def hsc_galaxies(arcsec: float) -> Set:
-    """Cut galaxies about the peaks of blends, bright and central enough to be seen whole."""
-    found: list[tuple[str, np.ndarray]] = []
+def hsc_galaxies(arcsec: float, mags_r: tuple[float, float] = (18.5, 23.5)) -> Set:
+    """Cut the galaxies of blends, each once, that are seen whole and without a bad pixel.
+
+    Stars, which are as narrow as the PSF, are left out, and what is saturated, as most objects
+    brighter than 18.5 are, or bleeds. A bad pixel has weight 0 in one band and not in all: where
+    all have, another blend begins.
+    """
+    found: dict[tuple[int, ...], tuple[str, np.ndarray]] = {}
     size = odd_side(arcsec, 0.168)
     for path in sorted((DATA / "negatives/hsc_cosmos_blends").glob("*.npz")):
         with np.load(path, allow_pickle=False) as stored:
             image_CYX, peaks = njy(stored["images"][:3], 27.0), stored["peaks"]
+            missing_CYX, psf_YX = stored["weights"][:3] == 0, stored["psfs"][1]
+        bad_YX = missing_CYX.any(axis=0) & ~missing_CYX.all(axis=0)
         for k, peak in enumerate(peaks):
             y, x = _nearest_peak(image_CYX, peak)
+            near, core = np.s_[y - 8 : y + 9, x - 8 : x + 9], np.s_[y - 3 : y + 4, x - 3 : x + 4]
             if min(y, x, image_CYX.shape[1] - 1 - y, image_CYX.shape[2] - 1 - x) < 8:
                 continue
-            flux = image_CYX[1, y - 6 : y + 7, x - 6 : x + 7].sum()
-            if flux > 10 ** (0.4 * (31.4 - 22.5)):
-                found.append((f"{path.stem[-6:]}/{k}", placed(image_CYX, size, y, x)))
-    chosen = np.unique(np.linspace(0, len(found) - 1, min(len(found), _LARGEST_HSC)).astype(int))
-    image = np.stack([found[k][1] for k in chosen])
-    ids = [found[k][0] for k in chosen]
-    return Set("HSC galaxies", 0.168, ids, image, np.zeros(len(image), int), (0.75, 0.7, 0.6))
+            if bad_YX[near].any() or _concentration(image_CYX[1], y, x) > 0.85 * _concentration(
+                psf_YX, psf_YX.shape[0] // 2, psf_YX.shape[1] // 2
+            ):
+                continue
+            flux_C = image_CYX[:, y - 6 : y + 7, x - 6 : x + 7].sum(axis=(1, 2))
+            # Peaks on the wings of something brighter are not about a galaxy of their own.
+            own = image_CYX[1, y - 1 : y + 2, x - 1 : x + 2].max() == image_CYX[1][core].max()
+            if own and mags_r[0] < 31.4 - 2.5 * np.log10(max(flux_C[1], 1e-9)) < mags_r[1]:
+                # Blends that overlap show the same object, to the last digit.
+                same = tuple(np.rint(image_CYX[:, y, x] * 10).astype(int))
+                found.setdefault(same, (f"{path.stem[-6:]}/{k}", placed(image_CYX, size, y, x)))
+    ids, images = zip(*found.values(), strict=True)
+    return Set("HSC galaxies", 0.168, list(ids), np.stack(images), np.zeros(len(ids), int),
+               (0.75, 0.7, 0.6))  # fmt: skip
+
+
+def _concentration(image_YX: np.ndarray, y: int, x: int) -> float:
+    """Light of the inner 3 x 3 pixels by that of 9 x 9."""
+    inner = image_YX[y - 1 : y + 2, x - 1 : x + 2].sum()
+    return float(inner / max(image_YX[y - 4 : y + 5, x - 4 : x + 5].sum(), 1e-9))
 
 
 def _nearest_peak(image_CYX: np.ndarray, peak: np.ndarray) -> tuple[int, int]:
