@@ -24,16 +24,21 @@ _BEFORE, _AFTER = 1, 2
 _BITS = (schema.MASK_NO_DATA, schema.MASK_SATURATED, schema.MASK_BAD)
 
 
+def _scales_arcsec(footprint: Footprint) -> NDArray[np.float64]:
+    """Sides of a pixel; not finite where the header's numbers are absurd."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        scales: NDArray[np.float64] = proj_plane_pixel_scales(footprint.wcs) * 3600
+    return scales
+
+
 def scale_arcsec(footprint: Footprint) -> float:
     """Side of a pixel, the mean of both axes."""
-    with np.errstate(over="ignore"):
-        return float(np.mean(proj_plane_pixel_scales(footprint.wcs)) * 3600)
+    return float(_scales_arcsec(footprint).mean())
 
 
 def check_scale(footprint: Footprint, path: Any, wanted_arcsec: float, survey: str) -> None:
     """Raise `UnitError` unless pixels are square and of the survey's size."""
-    with np.errstate(over="ignore"):
-        scales = proj_plane_pixel_scales(footprint.wcs) * 3600
+    scales = _scales_arcsec(footprint)
     if not (abs(scales / wanted_arcsec - 1) <= PIXEL_SCALE_TOLERANCE).all():
         raise UnitError(
             "pixel_scale",

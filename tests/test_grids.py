@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skies import tan_wcs, write_kids_tile
 
-from lensfinder import schema, shards, survey, tiles
+from lensfinder import grids, schema, shards, survey, tiles
 from lensfinder.errors import UnitError
+from lensfinder.footprints import Footprint
 from lensfinder.ledger import products_of
 from lensfinder.tiles import Tile
 
@@ -195,3 +196,12 @@ def test_bands_on_one_grid_are_left_alone(tmp_path: Path) -> None:
         assert tile.resampled_bands == ()
         stored = fits.getdata(tmp_path / "KiDS_DR4.0_10_0_g_sci.fits")
         np.testing.assert_allclose(tile.pixels["g"][0:90, 0:100].flux, stored * NJY, rtol=1e-5)
+
+
+@pytest.mark.fault
+def test_a_scale_beyond_all_numbers_is_refused_without_a_warning() -> None:
+    wcs = tan_wcs(10.0, 0.0, SHAPE_YX)
+    wcs.wcs.pc = [[1.0, np.inf], [0.0, 1.0]]  # what a card of 1E400 becomes
+    with pytest.raises(UnitError, match="pixels of") as caught:
+        grids.check_scale(Footprint("t", wcs, SHAPE_YX, 10.0, 0.0, 0.01), "t.fits", 0.2, "kids")
+    assert caught.value.reason == "pixel_scale"

@@ -14,7 +14,7 @@ from lensfinder.simulate import composite
 from lensfinder.simulate.artefacts import artefact
 from lensfinder.simulate.families import Row
 from lensfinder.simulate.material import Material
-from lensfinder.simulate.noise import Noise, gaussian_correlation
+from lensfinder.simulate.noise import Noise
 from lensfinder.simulate.observation import Observation
 from lensfinder.simulate.population import (
     draw,
@@ -100,8 +100,7 @@ class Setting:
         keys, sky = ingredients["simulate"], ingredients["sky"]
         population = Population.model_validate(ingredients["population"])
         rules, bands = population.observing, tuple(keys["bands"])
-        gains, length = rules.electrons_per_njy, rules.noise_correlation_pixels
-        sky_given = material is not None and material.sky_PCYX is not None
+        gains = rules.electrons_per_njy
         return cls(
             population=population,
             observation=Observation(
@@ -116,10 +115,6 @@ class Setting:
                 sources=None if material is None else material.sources,
                 noise=Noise(
                     kind=rules.noise,
-                    # Real sky is as correlated as it is.
-                    correlation_YX=gaussian_correlation(length)
-                    if length and not sky_given
-                    else None,
                     sky_patches_PCYX=None if material is None else material.sky_PCYX,
                     bad_pixel_fraction=rules.bad_pixel_fraction,
                     bad_columns=rules.bad_columns,

@@ -15,6 +15,8 @@ from scipy import ndimage
 
 from lensfinder.schema import MASK_BAD, MASK_NO_DATA
 
+LONGEST_CORRELATION_PIXELS = 10.0
+
 NoiseKind = Literal["gaussian", "poisson"]
 
 
@@ -27,8 +29,9 @@ class Noise:
     kind : of the object's own photons, where there is a gain. 'gaussian' draws sky and photons as
         one normal number of their joint variance; 'poisson' draws the photons of object and sky
         exactly, at some ten times the cost
-    correlation_YX : kernel, odd sides, that white sky noise is convolved with, as resampling or
-        drizzling leaves it; the variance of a pixel stays what it was. None: white
+    correlation_pixels : length L over which the sky's noise is correlated, as resampling leaves it:
+        exp(-r^2 / (2 L^2)); the variance of a pixel stays what it was. 0: white. Real sky is as
+        correlated as it is
     sky_patches_PCYX : pieces of real, empty, sky-subtracted sky, nJy, at least as large as a
         stamp: each mock takes one at random, turned and flipped at random, scaled to its own
         sky_rms, in place of drawn sky noise. None: the sky is drawn
@@ -37,48 +40,27 @@ class Noise:
     """
 
     kind: NoiseKind = "gaussian"
-    correlation_YX: np.ndarray | None = None
+    correlation_pixels: float = 0.0
     sky_patches_PCYX: np.ndarray | None = None
     bad_pixel_fraction: float = 0.0
     bad_columns: float = 0.0
 
     def __post_init__(self) -> None:
-        kernel, patches = self.correlation_YX, self.sky_patches_PCYX
-        if kernel is not None:
-            if kernel.ndim != 2 or any(side % 2 == 0 for side in kernel.shape):
-                raise ValueError(f"noise kernel is {kernel.shape}; expected two odd sides")
-            if not np.isfinite(kernel).all() or not (kernel**2).sum() > 0:
-                raise ValueError("noise kernel has NaN or is zero; expected finite weights")
+        patches = self.sky_patches_PCYX
+        if not 0 <= self.correlation_pixels <= LONGEST_CORRELATION_PIXELS:
+            raise ValueError(
+                f"correlation_pixels is {self.correlation_pixels}; expected 0 to "
+                f"{LONGEST_CORRELATION_PIXELS:g}"
+            )
         if patches is not None and (patches.ndim != 4 or not np.isfinite(patches).all()):
             raise ValueError(
                 f"sky patches are {patches.shape}; expected (patches, bands, y, x) without NaN"
-            )
-        if kernel is not None and patches is not None:
-            raise ValueError(
-                "both a noise kernel and sky patches are given; expected one: real sky is "
-                "correlated already"
             )
         if not 0 <= self.bad_pixel_fraction < 1 or self.bad_columns < 0:
             raise ValueError(
                 f"bad_pixel_fraction is {self.bad_pixel_fraction}, bad_columns "
                 f"{self.bad_columns}; expected a share below 1 and a mean of at least 0"
             )
-
-
-def gaussian_correlation(length_pixel: float) -> np.ndarray:
-    """Kernel that makes the noise's correlation fall as exp(-r^2 / (2 length^2)).
-
-    White noise convolved with a Gaussian of standard deviation s has a Gaussian autocorrelation of
-    standard deviation s sqrt(2).
-
-    Parameters
-    ----------
-    length_pixel : > 0
-    """
-    sigma = length_pixel / math.sqrt(2)
-    reach = max(1, math.ceil(4 * sigma))
-    axis: np.ndarray = np.exp(-(np.arange(-reach, reach + 1) ** 2) / (2 * sigma**2))
-    return np.outer(axis, axis)
 
 
 def coadd_rms(rms_E: np.ndarray) -> float:
@@ -113,7 +95,7 @@ def add_noise(
         if Poisson noise is asked for without a gain
     """
     sky_rms = np.asarray(sky_rms_njy_C, dtype=np.float32)[:, None, None]
-    white = noise.correlation_YX is None and noise.sky_patches_PCYX is None
+    white = not noise.correlation_pixels and noise.sky_patches_PCYX is None
     if noise.kind == "gaussian" and white:
         noisy: np.ndarray = gaussian(rng, image_CYX, sky_rms_njy_C, electrons_per_njy_C)
         noisy += image_CYX
@@ -181,17 +163,9 @@ def gaussian(
 def _sky(rng: np.random.Generator, noise: Noise, shape: tuple[int, ...]) -> np.ndarray:
     """Sky noise of unit variance: correlated, or cut from real sky."""
     _, height, width = shape
-    if noise.correlation_YX is not None:
-        kernel = noise.correlation_YX / np.sqrt((noise.correlation_YX**2).sum())
-        reach_y, reach_x = (side // 2 for side in kernel.shape)
-        # Drawn wider by the kernel's reach, so that the edge is like the rest.
-        wide = (shape[0], height + 2 * reach_y, width + 2 * reach_x)
-        unit = normals(rng, wide)
-        blurred = ndimage.convolve(unit, kernel[None], mode="constant")
-        result: np.ndarray = blurred[:, reach_y : reach_y + height, reach_x : reach_x + width]
-        return result
-    assert noise.sky_patches_PCYX is not None
     patches = noise.sky_patches_PCYX
+    if patches is None:
+        return _correlated(rng, shape, noise.correlation_pixels)
     if patches.shape[1] != shape[0] or patches.shape[2] < height or patches.shape[3] < width:
         raise ValueError(
             f"sky patches are {patches.shape}; expected {shape[0]} bands of at least "
@@ -207,6 +181,26 @@ def _sky(rng: np.random.Generator, noise: Noise, shape: tuple[int, ...]) -> np.n
     scale = 1.4826 * np.median(np.abs(cut - np.median(cut, (1, 2), keepdims=True)), axis=(1, 2))
     unit_rms: np.ndarray = cut / np.where(scale > 0, scale, 1.0)[:, None, None]
     return unit_rms
+
+
+def _correlated(
+    rng: np.random.Generator, shape: tuple[int, ...], length_pixel: float
+) -> np.ndarray:
+    """Noise of unit variance whose correlation falls as exp(-r^2 / (2 length^2)).
+
+    White noise convolved with a Gaussian of standard deviation s has a Gaussian autocorrelation of
+    standard deviation s sqrt(2).
+    """
+    sigma = length_pixel / math.sqrt(2)
+    reach = max(1, math.ceil(4 * sigma))
+    axis: np.ndarray = np.exp(-((np.arange(-reach, reach + 1) / sigma) ** 2) / 2)
+    axis /= np.sqrt((axis**2).sum())
+    # Drawn wider by the kernel's reach, so that the edge is like the rest.
+    result = normals(rng, (shape[0], *(side + 2 * reach for side in shape[1:])))
+    for along in (1, 2):
+        result = ndimage.correlate1d(result, axis, axis=along, mode="constant")
+    inside: np.ndarray = result[:, reach:-reach, reach:-reach]
+    return inside
 
 
 def spoil(

@@ -197,7 +197,8 @@ def draw_conditions(
 
     Returns
     -------
-    conditions : psf_fwhm_<band>_arcsec and sky_rms_<band>_njy
+    conditions : psf_fwhm_<band>_arcsec and sky_rms_<band>_njy, and noise_correlation_pixels where
+        the recipe has it
     """
     rng = generator(seed, 2, index)
     scatter = population.conditions
@@ -211,6 +212,8 @@ def draw_conditions(
         result[f"sky_rms_{band}_njy"] = (
             sky_rms_njy[band] * math.exp(sky) / math.sqrt(scatter.epochs)
         )
+    if scatter.noise_correlation_pixels is not None:
+        result["noise_correlation_pixels"] = scatter.noise_correlation_pixels.sample(rng)
     return result
 
 

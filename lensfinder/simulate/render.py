@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -415,7 +415,7 @@ def add_noise(
     Parameters
     ----------
     image_NCHW : noiseless, nJy
-    rows : with sky_rms_<band>_njy
+    rows : with sky_rms_<band>_njy, and noise_correlation_pixels where noise is not white
     generators : one for each row, seeded by its index
 
     Returns
@@ -427,7 +427,8 @@ def add_noise(
     result = np.empty(image_NCHW.shape, dtype=np.float32)
     for k, (row, rng) in enumerate(zip(rows, generators, strict=True)):
         sky_rms = np.array([row[f"sky_rms_{b}_njy"] for b in observation.bands])
-        result[k] = noise.add_noise(
-            rng, image_NCHW[k], sky_rms, electrons_per_njy, observation.noise
-        )
+        rules = observation.noise
+        if length := float(row.get("noise_correlation_pixels", 0.0)):
+            rules = replace(rules, correlation_pixels=length)
+        result[k] = noise.add_noise(rng, image_NCHW[k], sky_rms, electrons_per_njy, rules)
     return result

@@ -23,6 +23,7 @@ from lensfinder.simulate.distributions import (
     refuse_disorder,
     within,
 )
+from lensfinder.simulate.noise import LONGEST_CORRELATION_PIXELS
 
 UnitInterval = Annotated[float, Field(ge=0, le=1)]
 
@@ -60,8 +61,6 @@ class Observing(Section):
     # By band, for the shot noise of objects: photo-electrons a nJy in the whole exposure.
     electrons_per_njy: dict[str, Positive] = Field(default_factory=dict)
     noise: Literal["gaussian", "poisson"] = "gaussian"
-    # Over which the noise of neighbouring pixels is correlated, as resampling leaves it.
-    noise_correlation_pixels: Annotated[float, Field(ge=0, le=10)] = 0.0
     bad_pixel_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
     bad_columns: Annotated[float, Field(ge=0, le=20)] = 0.0
 
@@ -82,6 +81,10 @@ class Conditions(Section):
     psf_scatter: Annotated[float, Field(ge=0, le=0.5)]
     sky_scatter: Annotated[float, Field(ge=0, le=0.5)]
     centroid_scatter_arcsec: Annotated[float, Field(ge=0, le=2)]
+    # Over which the noise of neighbouring pixels is correlated, as resampling leaves it.
+    noise_correlation_pixels: (
+        Annotated[Distribution, within(0, LONGEST_CORRELATION_PIXELS)] | None
+    ) = None
 
 
 class Composite(Section):

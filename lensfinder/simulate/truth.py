@@ -21,6 +21,7 @@ from lensfinder.simulate import population
 from lensfinder.simulate.completion import complete_lens, has_light, value_or
 from lensfinder.simulate.families import Row
 from lensfinder.simulate.mocks import Mocks, Setting, as_stored, assemble, modelled_row, observe
+from lensfinder.simulate.noise import LONGEST_CORRELATION_PIXELS
 from lensfinder.simulate.recipe import NEGATIVE_KINDS
 from lensfinder.simulate.render import CHUNK
 from lensfinder.simulate.splits import split_of
@@ -45,6 +46,7 @@ _BOUNDS: tuple[tuple[str, float, float, bool], ...] = (
     ("_re_arcsec", 0, 60, True),
     ("_fwhm_[A-Za-z0-9]+_arcsec", 0, 20, False),
     ("sky_rms_[A-Za-z0-9]+_njy", 0, math.inf, False),
+    ("noise_correlation_pixels", 0, LONGEST_CORRELATION_PIXELS, True),
     ("(lens|bulge|disc|source|ring|partner|companion_[0-9])_?q(_lens)?", 0.05, 1, True),
     ("q_lens", 0.05, 1, True),
     ("(bulge|source|partner)_n", 0.3, 8, True),
@@ -203,6 +205,7 @@ def known_columns(bands: tuple[str, ...]) -> set[str]:
     """Columns that a table may have, beside those of other bands."""
     by_band = ("mag_source_{}", "psf_fwhm_{}_arcsec", "sky_rms_{}_njy")
     named = {name.format(band) for name in by_band for band in bands}
+    named.add("noise_correlation_pixels")
     return {*population.columns(bands), *named, *_TEXT, *_CARRIED, *_MEASURED}
 
 
@@ -272,6 +275,18 @@ def _ids(texts: Mapping[str, Sequence[str]], count: int, problems: list[str]) ->
     return ids
 
 
+def _conditions(given: Mapping[str, float], setting: Setting) -> Row:
+    """Seeing and noise that a row states, else the survey's."""
+    conditions: Row = {}
+    for band in setting.observation.bands:
+        fwhm, rms = setting.sky.psf_fwhm_arcsec[band], setting.sky.sky_rms_njy[band]
+        conditions[f"psf_fwhm_{band}_arcsec"] = value_or(given.get(f"psf_fwhm_{band}_arcsec"), fwhm)
+        conditions[f"sky_rms_{band}_njy"] = value_or(given.get(f"sky_rms_{band}_njy"), rms)
+    if "noise_correlation_pixels" in given:
+        conditions["noise_correlation_pixels"] = value_or(given["noise_correlation_pixels"], 0.0)
+    return conditions
+
+
 def _row(
     given: Mapping[str, float],
     kind: str,
@@ -301,10 +316,7 @@ def _row(
         return row
     for name in ("dx", "dy", "centre_x_arcsec", "centre_y_arcsec"):
         row[name] = value_or(row[name], 0.0)
-    for band in bands:
-        fwhm, rms = setting.sky.psf_fwhm_arcsec[band], setting.sky.sky_rms_njy[band]
-        row[f"psf_fwhm_{band}_arcsec"] = value_or(given.get(f"psf_fwhm_{band}_arcsec"), fwhm)
-        row[f"sky_rms_{band}_njy"] = value_or(given.get(f"sky_rms_{band}_njy"), rms)
+    row.update(_conditions(given, setting))
     if setting.material is not None:
         setting.material.measure(row, bands)
     if kind == "lens":

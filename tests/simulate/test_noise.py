@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lensfinder.schema import MASK_BAD, MASK_NO_DATA
-from lensfinder.simulate.noise import Noise, add_noise, coadd_rms, gaussian_correlation, spoil
+from lensfinder.simulate.noise import Noise, add_noise, coadd_rms, spoil
 
 SKY = np.array([2.0, 5.0])
 GAIN = np.array([4.0, 10.0])
@@ -22,8 +22,8 @@ def patches() -> np.ndarray:
 KINDS = {
     "gaussian": Noise(),
     "poisson": Noise(kind="poisson"),
-    "correlated": Noise(correlation_YX=gaussian_correlation(1.5)),
-    "correlated poisson": Noise(kind="poisson", correlation_YX=np.ones((3, 1))),
+    "correlated": Noise(correlation_pixels=1.5),
+    "correlated poisson": Noise(kind="poisson", correlation_pixels=0.8),
     "real sky": Noise(sky_patches_PCYX=patches()),
 }
 
@@ -58,7 +58,7 @@ def test_without_a_gain_objects_add_no_noise() -> None:
 
 
 def test_correlation_has_the_stated_length() -> None:
-    noise = Noise(correlation_YX=gaussian_correlation(2.0))
+    noise = Noise(correlation_pixels=2.0)
     sky = add_noise(
         np.random.default_rng(3), np.zeros((1, 400, 400), np.float32), SKY[:1], None, noise
     )
@@ -100,12 +100,9 @@ def test_dead_pixels_read_zero_and_are_marked() -> None:
 
 
 def test_bad_noise_is_refused() -> None:
-    with pytest.raises(ValueError, match="expected two odd sides"):
-        Noise(correlation_YX=np.ones((2, 3)))
-    with pytest.raises(ValueError, match="NaN or is zero"):
-        Noise(correlation_YX=np.full((3, 3), np.nan))
-    with pytest.raises(ValueError, match="real sky is correlated already"):
-        Noise(correlation_YX=np.ones((3, 3)), sky_patches_PCYX=patches())
+    for length in (-1.0, 11.0, np.nan):
+        with pytest.raises(ValueError, match=r"correlation_pixels is .* expected 0 to 10"):
+            Noise(correlation_pixels=length)
     with pytest.raises(ValueError, match="bad_pixel_fraction is 1"):
         Noise(bad_pixel_fraction=1.0)
     small = Noise(sky_patches_PCYX=np.zeros((1, 2, 50, 50)))
