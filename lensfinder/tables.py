@@ -161,7 +161,7 @@ def read_table(path: Path, id_column: str | None = None) -> Columns:
         if formats.get(suffix) == "votable":
             _refuse_remote_stream(path)
         return _read_astropy(path, (formats | fits)[suffix])
-    except (OSError, ValueError, TypeError, IndexError, KeyError, SyntaxError) as error:
+    except (OSError, ValueError, TypeError, LookupError, SyntaxError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise RequestError(f"{path} can't be read as a catalogue: {reason}") from error
 
@@ -303,11 +303,12 @@ def read_columns(path: Path, names: Sequence[str] | None = None) -> Columns:
         table = parquet.read_table(
             path, columns=list(names) if names is not None else None, partitioning=None
         )
+        # Text is decoded here, and may turn out to be none.
+        return {name: table[name].to_numpy() for name in table.column_names}
     except FileNotFoundError:
         raise RequestError(f"no such file: {path}", "a Parquet table") from None
     except (OSError, pa.ArrowException) as error:
         raise RequestError(f"{path} can't be read as Parquet", "a whole table") from error
-    return {name: table[name].to_numpy() for name in table.column_names}
 
 
 def read_metadata(path: Path) -> dict[str, Any] | None:

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from astropy.table import MaskedColumn, Table
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 from lensfinder import schema, tables
 from lensfinder.errors import RequestError
@@ -165,6 +167,7 @@ def test_a_masked_cell_is_missing_and_not_what_lies_beneath(
         ("c.csv", "id,ra,ra,dec\na,1,1,2\n", "can't be read"),
         ("c.fits", "no FITS", "can't be read"),
         ("c.vot", "<html", "can't be read"),
+        ("c.vot", "<?xml version='1.0' encoding='unf-8'?><VOTABLE/>", "unknown encoding: unf-8"),
         ("c.ecsv", "# nothing", "can't be read"),
         ("c.parquet", "PAR1", "can't be read"),
         ("c.txt", "id ra dec", "unknown kind"),
@@ -176,6 +179,19 @@ def test_a_file_that_is_no_catalogue_is_refused(
     (tmp_path / name).write_text(text)
     with pytest.raises(RequestError, match=complaint):
         tables.read_catalog(tmp_path / name)
+
+
+@pytest.mark.fault
+def test_text_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "c.parquet"
+    names = pa.array(["aaaaaaa1", "aaaaaaa2"])
+    parquet.write_table(
+        pa.table({"id": names, "ra": [1.0, 2.0], "dec": [3.0, 4.0]}), path,
+        compression="none", use_dictionary=False, write_statistics=False,
+    )  # fmt: skip
+    path.write_bytes(path.read_bytes().replace(b"aaaaaaa2", b"aaa\xb2\xa2aa2"))
+    with pytest.raises(RequestError, match="can't be read"):
+        tables.read_catalog(path)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])

@@ -254,9 +254,11 @@ class Judge:
     def __init__(self, clean: Path, folder: Path) -> None:
         self.clean, self.folder = final_names(clean), folder
         self.kept: dict[str, tuple[int, int]] = {}
+        self.looked_at = 0
 
     def look(self, *, whole: bool) -> list[str]:
         found, wrong = final_names(self.folder), []
+        self.looked_at += len(found)
         for name, path in found.items():
             if name in self.clean:
                 difference = differs(path, self.clean[name])
@@ -294,7 +296,7 @@ def kill_at_random(
     rng: random.Random,
 ) -> dict[str, Any]:
     """Kill runs into one folder until enough have struck; begin anew when one comes through."""
-    struck = whole = files = 0
+    struck = whole = 0
     until = time.monotonic() + 60 * minutes
     wrong: list[str] = []
     judge.begin()
@@ -308,7 +310,6 @@ def kill_at_random(
         if code == -signal.SIGKILL:
             struck += 1
             wrong += judge.look(whole=False)
-            files += len(judge.kept)
         else:
             wrong += [] if code == 0 else [said(code)]
             wrong += judge.look(whole=True)
@@ -320,7 +321,7 @@ def kill_at_random(
     do(["status", str(judge.folder), "--verify", "--deep", "--clean"])
     wrong += judge.look(whole=True)
     wrong += [f"{path} is left" for path in judge.folder.rglob(".*") if path.is_file()]
-    return {"kills": struck, "whole_runs": whole + 1, "products_looked_at": files, "wrong": wrong}
+    return {"kills": struck, "whole_runs": whole + 1, "files_looked_at": judge.looked_at, "wrong": wrong}
 
 
 def stop_by_signals(
