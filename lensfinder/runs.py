@@ -210,8 +210,8 @@ class Run:
 
     # -- what is left to do -------------------------------------------------------------
 
-    def pending(self, units: Sequence[Unit], module: ModuleType) -> list[Unit]:
-        """Return the units without a proven product.
+    def pending(self, units: Sequence[Unit], module: ModuleType) -> tuple[list[Unit], list[Unit]]:
+        """Return the units without a proven product, and those of them whose product is no good.
 
         Raises
         ------
@@ -219,20 +219,20 @@ class Run:
             Where a product was made from something else and ``--force`` was not given (or only
             merging was asked for, so that it can't be made again).
         """
-        left, differing = [], []
+        missing, bad, differing = [], [], []
         for unit in units:
             if not unit.product.exists():
-                left.append(unit)
+                missing.append(unit)
                 continue
             stored = module.made_from(unit.product)
             if stored is None:
                 self.notices.append(f"{unit.product.name} is damaged and is made again")
-                left.append(unit)
+                bad.append(unit)
             elif fingerprint(stored) != unit.fingerprint:
                 differing.append((unit, stored))
             elif module.prove(unit) is None:
                 self.notices.append(f"{unit.product.name} is incomplete and is made again")
-                left.append(unit)
+                bad.append(unit)
         if differing and (self.execution.finish_only or not self.execution.force):
             unit, stored = differing[0]
             more = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
@@ -241,7 +241,8 @@ class Run:
                 + "; ".join(differences(stored, unit.ingredients)),
                 remedy="Choose another output folder with -o, or --force to make it again.",
             )
-        return left + [unit for unit, _ in differing]
+        bad += [unit for unit, _ in differing]
+        return missing + bad, bad
 
     # -- failures -----------------------------------------------------------------------
 
@@ -315,7 +316,7 @@ def execute(
         make_folder(folder)
         run.check_owner()
     for number, wave in enumerate(module.plan(config, run)):
-        left = run.pending(wave, module)
+        left, bad = run.pending(wave, module)
         reused += len(wave) - len(left)
         if number == 0 and not execution.dry_run:
             run.announce()
@@ -328,8 +329,9 @@ def execute(
                 run.record(unit, None)
         if execution.finish_only:
             continue
-        for unit in left:
-            # Damaged, or made from something else: it must not pass for this unit's if that fails.
+        for unit in bad:
+            # It must not pass for this unit's if that fails. What was missing stays: another run
+            # may have made it since.
             unit.product.unlink(missing_ok=True)
         # A unit alone, such as a training, tells of its own progress or is soon done.
         what = left[0].ingredients.get("stage", stage) if left else stage  # or its detection

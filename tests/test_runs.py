@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from skies import sky_YX, tan_wcs, write_kids_tile, write_targets
 
-from lensfinder import fingerprints, shards, tables
+from lensfinder import fingerprints, parallel, runs, shards, tables
 from lensfinder.commit import commit, orphans, write_json
 from lensfinder.errors import DiskError, Interrupted
 from lensfinder.ledger import read_index
@@ -326,6 +326,33 @@ def test_a_damaged_product_is_made_again(
     assert said.code == 0
     assert "KiDS_DR4.0_10_0.h5 is damaged and is made again" in said.out
     assert content(tmp_path / "out") == before
+
+
+@pytest.mark.fault
+def test_what_another_run_has_made_meanwhile_stays(
+    tmp_path: Path, request_of: Callable[[str], list[object]], command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Two runs find nothing done; one does it all before the other begins to work."""
+    looked, worked = runs.Run.pending, parallel.Engine.do
+    steps: list[object] = []
+
+    def pending(run: runs.Run, *given: Any) -> Any:
+        found = looked(run, *given)
+        if not steps:
+            steps.append("the other run")
+            steps.append(command(*request_of("out")).code)
+        return found
+
+    def do(engine: parallel.Engine, units: list[runs.Unit], timeout_s: float) -> Iterator[Any]:
+        if steps[-1] == 0:
+            steps.append([unit.product.exists() for unit in units])
+        return worked(engine, units, timeout_s)
+
+    monkeypatch.setattr(runs.Run, "pending", pending)
+    monkeypatch.setattr(parallel.Engine, "do", do)
+    assert command(*request_of("out")).code == 0
+    assert steps == ["the other run", 0, [True, True]]
 
 
 def test_a_dry_run_changes_nothing(

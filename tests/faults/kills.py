@@ -321,7 +321,12 @@ def kill_at_random(
     do(["status", str(judge.folder), "--verify", "--deep", "--clean"])
     wrong += judge.look(whole=True)
     wrong += [f"{path} is left" for path in judge.folder.rglob(".*") if path.is_file()]
-    return {"kills": struck, "whole_runs": whole + 1, "files_looked_at": judge.looked_at, "wrong": wrong}
+    return {
+        "kills": struck,
+        "whole_runs": whole + 1,
+        "files_looked_at": judge.looked_at,
+        "wrong": wrong,
+    }
 
 
 def stop_by_signals(
