@@ -2,6 +2,7 @@
 
     python tests/bench/bench_real.py --model kids-gri        # fluxes: known lenses, real galaxies
     python tests/bench/bench_real.py --model lsst-g          # one band, from space images
+    python tests/bench/bench_real.py --model euclid-vis      # the same, as sharp as VIS
     python tests/bench/bench_real.py --model rgb-composite   # pictures graded by experts
 
 Reads ../shared/data beside the project. Each set becomes an ordinary shard, at its own pixel scale
@@ -197,28 +198,57 @@ def known_lenses(arcsec: float) -> Iterator[Set]:
 # -- one band -------------------------------------------------------------------------------------
 
 
-def one_band_lenses(arcsec: float, scale: float, fwhm: float, sky_rms_njy: float) -> Iterator[Set]:
-    """Degrade space images to a ground-based survey's pixels, seeing and noise."""
-    sets: list[tuple[str, float, float, str, np.ndarray]] = []
-    for path in sorted((DATA / "lenses/slacs_hst").glob("*_image.fits")):
-        image = njy(np.nan_to_num(fits.getdata(path)), 25.94)
-        sets.append(("SLACS, degraded", 0.05, 0.1, path.stem.removesuffix("_image"), image))
+def space_images() -> Iterator[tuple[str, float, float, int, str, np.ndarray]]:
+    """Set, pixel scale, FWHM, label, name and image (nJy) of what space telescopes saw."""
     for path in sorted((DATA / "lenses/euclid_q1").glob("1*.fits")):
         with fits.open(path) as file:
             image = njy(file["VIS_BGSUB"].data, file["VIS_BGSUB"].header["MAGZERO"])
-        sets.append(("Euclid Q1 VIS, degraded", 0.1, 0.16, path.stem, image))
+        yield "Euclid Q1 VIS", 0.1, 0.16, 1, path.stem, image
+    for path in sorted((DATA / "lenses/slacs_hst").glob("*_image.fits")):
+        image = njy(np.nan_to_num(fits.getdata(path)), 25.94)
+        yield "SLACS", 0.05, 0.1, 1, path.stem.removesuffix("_image"), image
+    # Faint galaxies, made as bright as lenses are: a control of real shapes.
+    with fits.open(DATA / "sources/hst_cosmos/real_galaxy_images_extension.fits") as file:
+        for k, hdu in enumerate(file):
+            image = np.asarray(hdu.data, float)
+            image *= 10 ** (0.4 * (31.4 - 20.0)) / image.sum()
+            yield "HST COSMOS galaxies", 0.03, 0.09, 0, f"galaxy {k}", image
+
+
+def one_band(arcsec: float, scale: float, fwhm: float, sky_rms_njy: float) -> Iterator[Set]:
+    """Degrade space images to a survey's pixels, seeing and noise; nothing is beyond their edge.
+
+    Images with the survey's own pixels and seeing stay as they are.
+    """
     rng = np.random.default_rng(1)
     size = odd_side(arcsec, scale) - 2
-    for name, given_scale, given_fwhm, this, image in sets:
+    found: dict[tuple[str, int], list[tuple[str, np.ndarray]]] = {}
+    for name, given_scale, given_fwhm, label, this, image in space_images():
+        if (given_scale, given_fwhm) == (scale, fwhm):
+            found.setdefault((name, label), []).append((this, centred(image[None], size)))
+            continue
         sigma = np.sqrt(fwhm**2 - given_fwhm**2) / FWHM_PER_SIGMA / given_scale
-        smooth = ndimage.gaussian_filter(image.astype(float), sigma)
-        reach = min(size, int(min(image.shape) * given_scale / scale) // 2 * 2 - 1)
-        at = (np.arange(reach) - reach // 2) * scale / given_scale
+        smooth = ndimage.gaussian_filter(image.astype(float), sigma, mode="constant")
+        at = (np.arange(size) - size // 2) * scale / given_scale
         grid = np.meshgrid(at + image.shape[0] // 2, at + image.shape[1] // 2, indexing="ij")
         coarse = ndimage.map_coordinates(smooth, grid, order=1) * (scale / given_scale) ** 2
-        noisy = coarse + rng.normal(0, sky_rms_njy, coarse.shape)
-        stamp = centred(noisy.astype(np.float32)[None], size)
-        yield Set(name, scale, [this], stamp[None], np.ones(1, int), (fwhm,))
+        noisy = (coarse + rng.normal(0, sky_rms_njy, coarse.shape)).astype(np.float32)
+        found.setdefault((f"{name}, degraded", label), []).append((this, noisy[None]))
+    for (name, label), members in found.items():
+        images = np.stack([image for _, image in members])
+        yield Set(name, scale, [this for this, _ in members], images,
+                  np.full(len(members), label), (fwhm,))  # fmt: skip
+
+
+def bologna_space(arcsec: float) -> Iterator[Set]:
+    for folder, label in (("lens", 1), ("nolens", 0)):
+        paths = sorted((DATA / "labelled/bologna_lfc1/space_based" / folder).glob("*.fits"))
+        images = [centred(njy(fits.getdata(path), 0.0)[None], odd_side(arcsec, 0.1))
+                  for path in paths]  # fmt: skip
+        names = [path.stem.rpartition("-")[2] for path in paths]
+        word = "lenses" if label else "non-lenses"
+        yield Set(f"Bologna space {word}", 0.1, names, np.stack(images),
+                  np.full(len(paths), label), (0.16,))  # fmt: skip
 
 
 # -- pictures -------------------------------------------------------------------------------------
@@ -323,9 +353,12 @@ def threshold_of(header: dict[str, Any], fpr: float) -> float:
 
 def sets_of(spec: dict[str, Any]) -> Iterator[Set]:
     arcsec = spec["size"] * spec["pixel_scale_arcsec"]
+    if spec["bands"] == ["VIS"]:
+        yield from one_band(arcsec, spec["pixel_scale_arcsec"], 0.16, 2.2)
+        yield from bologna_space(arcsec)
+        return
     if len(spec["bands"]) == 1:
-        scale = spec["pixel_scale_arcsec"]
-        yield from one_band_lenses(arcsec, scale, 0.77, 11.3)
+        yield from one_band(arcsec, spec["pixel_scale_arcsec"], 0.77, 11.3)
         return
     fluxes: list[Callable[[float], Any]] = [des_lrgs, hsc_galaxies, bologna, known_lenses]
     for make in fluxes:
