@@ -1,8 +1,8 @@
 """Completeness of two networks on the same mocks: prints a table over Einstein radius and S/N.
 
     lensfinder run pipelines/deeplens.toml -o deeplens
-    lensfinder run pipelines/models/lsst-g.toml -o lsst-g
-    python tests/bench/table_deeplens.py deeplens/infer-mocks lsst-g/infer-mocks
+    lensfinder run pipelines/deeplens-lensnet.toml -o lensnet
+    python tests/bench/table_deeplens.py deeplens/infer-mocks lensnet/infer-mocks
 
 Thresholds are those of each network's own test negatives; completeness is of test lenses, with
 exact 95 % intervals. The last line of each rate is the region that Lanusse et al. (2018) quote.
