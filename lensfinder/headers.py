@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from astropy.io import fits
@@ -30,6 +31,25 @@ _TEXTS = re.compile(r"(CTYPE|CUNIT|CPDIS|D2IMDIS)[1-9]|WAT[1-9]_\d{3}|RADESYS|RA
 # In files that are sound otherwise; wcslib never heeded that.
 _MAY_BE_TEXT = {"EQUINOX", "EPOCH"}
 _MOST_WCS_AXES = _HIGHEST_ORDER = 9
+_BLOCK_BYTES = 2880
+_MOST_GZIPPED = 1100  # gzip packs a thousandfold at best
+
+
+def shortfall(path: Path, hdu: Any) -> tuple[int, int] | None:
+    """Bytes up to which a header declares data, and those of the file, where these can't hold them.
+
+    Parameters
+    ----------
+    path : of the file, gzipped where its name says so
+    hdu : one of its HDUs
+    """
+    where = hdu.fileinfo()
+    if where is None:
+        return None
+    declared, found = where["datLoc"] + where["datSpan"], path.stat().st_size
+    most = found * _MOST_GZIPPED if path.suffix == ".gz" else found
+    # All but the padding of the last block must be there.
+    return (declared, found) if declared - _BLOCK_BYTES >= most else None
 
 
 def flaw(header: Mapping[str, Any]) -> str:

@@ -191,7 +191,8 @@ class Model:
         if wrong:
             raise MismatchError(
                 "the data do not match the model: " + "; ".join(wrong),
-                remedy="Cut stamps as the model was trained, or train a model on such data.",
+                remedy="Cut stamps as the model was trained, train a model on such data, or give "
+                "--adapt, which brings other pixel scales and sharper PSFs to the model's.",
             )
 
     def seen_in_training(

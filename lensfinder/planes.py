@@ -15,6 +15,7 @@ import numpy as np
 from astropy.io import fits
 from numpy.typing import NDArray
 
+from lensfinder import headers
 from lensfinder.errors import UnitError
 from lensfinder.footprints import READ_ERRORS, quietly
 
@@ -22,7 +23,6 @@ from lensfinder.footprints import READ_ERRORS, quietly
 _STRIP_BYTES = 32 * 2**20
 # A small file can declare an enormous image, and a compressed tile must be held as a whole.
 _MOST_BYTES_AT_ONCE = 2**30
-_BLOCK_BYTES = 2880
 _MOST_PICTURE_PIXELS = 2**24
 # Images that belong to the WCS and are no pixels of the sky.
 _DISTORTION_TABLES = ("WCSDVARR", "D2IMARR")
@@ -305,10 +305,6 @@ def _check_tiles_there(path: Path, hdu: Any) -> None:
 
 def _check_whole(path: Path, hdu: Any) -> None:
     # `.section` reads the intact part of a truncated file without complaint.
-    where = hdu.fileinfo()
-    if path.suffix == ".gz" or where is None:
-        return
-    end, found = where["datLoc"] + where["datSpan"], path.stat().st_size
-    # All but the padding of the last block must be there.
-    if found <= end - _BLOCK_BYTES:
-        raise UnitError("truncated", f"{path} has {found} bytes", f"{end}")
+    if short := headers.shortfall(path, hdu):
+        declared, found = short
+        raise UnitError("truncated", f"{path} has {found} bytes", f"{declared}")

@@ -77,7 +77,7 @@ CATALOG_COLUMNS = (
         "psf_source", "str", "", "where psf_fwhm is from: psfex, header, picture, stars or survey"
     ),
     Column("resampled_bands", "str", "", "bands that were put on another band's pixel grid"),
-    Column("flags", "int32", "", "bits, see schema.FLAG_NAMES"),
+    Column("flags", "int32", "", "; ".join(f"{bit} {name}" for bit, name in FLAG_NAMES.items())),
     Column("label", "int8", "", "1 lens, 0 not a lens, -1 unknown"),
     Column("kind", "str", "", "lens, or the kind of negative; empty for the sky"),
     Column("split", "str", "", "train, val or test; empty for the sky"),
@@ -105,7 +105,7 @@ SCORE_COLUMNS = (
     Column("logit", "float32", "", "network output; thresholds and ranks use it"),
     Column("logit_std", "float32", "", "standard deviation of the logits of an ensemble's members"),
     Column("score", "float32", "", "probability calibrated at the training prevalence"),
-    Column("outcome", "str", "", "ok, flagged or rejected"),
+    Column("outcome", "str", "", "ok, flagged or rejected; in a ledger also failed"),
     Column("reason", "str", "", "why an object was flagged or rejected"),
     Column("model_id", "str", "", "sha256 of the model that scored it"),
     # Trivial numbers of the stamp, by which `report` looks for shortcuts and drift.
@@ -121,6 +121,12 @@ SCORE_COLUMNS = (
     Column("group_rank", "int32", "", "place within that group, from 1"),
 )
 
+# Of the report's candidates, whose flags are words.
+CANDIDATE_COLUMNS = (
+    Column("name", "str", "", "designation after the IAU, from the position"),
+    Column("probability", "float64", "", "of being a lens, at the report's prevalence"),
+)
+
 LEDGER_COLUMNS = (
     Column("id", "str", "", "name of the object"),
     Column("unit", "str", "", "unit of work it belonged to"),
@@ -128,7 +134,7 @@ LEDGER_COLUMNS = (
     Column("reason", "str", "", "reason code; empty when ok"),
 )
 
-_ALL_COLUMNS = CATALOG_COLUMNS + TRUTH_COLUMNS + SCORE_COLUMNS
+_ALL_COLUMNS = CATALOG_COLUMNS + TRUTH_COLUMNS + SCORE_COLUMNS + CANDIDATE_COLUMNS
 
 
 @lru_cache(maxsize=4096)

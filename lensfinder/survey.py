@@ -59,7 +59,11 @@ class Files(_Part):
             groups = set(re.compile(pattern).groupindex)
         except re.error as error:
             raise ValueError(f"not a regular expression: {error}") from error
-        if not {"tile"} <= groups <= {"tile", "band", "kind"}:
+        known = {"tile", "band", "kind"}
+        if not groups <= known:
+            strange = ", ".join(sorted(groups - known))
+            raise ValueError(f"the pattern has a group {strange}; expected tile, band and kind")
+        if "tile" not in groups:
             raise ValueError("the pattern needs the groups (?P<tile>…) and (?P<band>…)")
         return pattern
 

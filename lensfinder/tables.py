@@ -26,8 +26,6 @@ Columns = dict[str, NDArray[Any]]
 # By these TOPCAT and Aladin know positions without being asked (IVOA UCD1+).
 _UCDS = {"id": "meta.id;meta.main", "ra": "pos.eq.ra;meta.main", "dec": "pos.eq.dec;meta.main"}
 _MAGNITUDE = re.compile(r"(?:mag|mag_?auto|mag_?gaap|model_?mag)[_-]?([a-z]|vis)", re.IGNORECASE)
-_BLOCK_BYTES = 2880
-_MOST_GZIPPED = 1100  # gzip packs a thousandfold at best
 # Extinction by the Milky Way's dust in magnitudes, as KiDS, LSST and SDSS call it.
 _EXTINCTION = re.compile(r"(?:extinction|a)_([a-z]|vis)", re.IGNORECASE)
 
@@ -187,15 +185,13 @@ def _refuse_unfilled(path: Path) -> None:
     """Raise OSError before room is made for rows that a header declares and no file holds."""
     from astropy.io import fits
 
-    size = path.stat().st_size
-    most = size * _MOST_GZIPPED if path.suffix == ".gz" else size
+    from lensfinder import headers
+
     with fits.open(path) as hdus:
         for hdu in hdus:
-            where = hdu.fileinfo() or {"datLoc": 0, "datSpan": 0}
-            declared = where["datLoc"] + where["datSpan"]
-            # All but the padding of the last block must be there.
-            if declared - _BLOCK_BYTES >= most:
-                raise OSError(f"a header declares {declared} bytes, and the file holds {size}")
+            if short := headers.shortfall(path, hdu):
+                declared, found = short
+                raise OSError(f"a header declares {declared} bytes, and the file holds {found}")
 
 
 def _refuse_remote_stream(path: Path) -> None:
@@ -263,6 +259,8 @@ def write_columns(
     for name, values in columns.items():
         known = schema.column(name)
         array = np.asarray(values, dtype=object if known and known.dtype == "str" else None)
+        if known is not None and known.dtype != "str" and array.dtype.kind in "OU":
+            known = None  # words in place of numbers, such as the flags of candidates
         if (known is not None and known.dtype == "str") or array.dtype.kind in "OU":
             column = pa.array([str(value) for value in array], pa.string())
         else:

@@ -111,7 +111,9 @@ def _files(inputs: Sequence[Path]) -> Iterator[tuple[Path, bool]]:
         elif path.exists() or path.is_symlink():
             yield path, True
         else:
-            raise RequestError(f"no such file: {path}", "a FITS tile or a folder of tiles")
+            raise RequestError(
+                f"no such file: {path}", "a FITS tile or a folder of tiles or stamps"
+            )
 
 
 def _chips(files: TileFiles) -> list[TileFiles]:

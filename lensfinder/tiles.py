@@ -189,8 +189,8 @@ class Tile:
         inside = -0.5 <= x <= width - 0.5 and -0.5 <= y <= height - 0.5
         if self._survey.reference_pixel_inside and not inside:
             found[
-                "the reference pixel of the WCS outside the image: right for a cutout with a new "
-                "header, wrong by as much for one that kept its tile's; compare one position"
+                "the reference pixel of the WCS lies outside the image: right for a cutout with a "
+                "new header, wrong by as much for one that kept its tile's; compare one position"
             ] = f"CRPIX {x + 1:.1f}, {y + 1:.1f}"
         return found
 

@@ -87,12 +87,10 @@ class Truth:
     rows : one for each system, with conditions: all that `render` needs
     columns : the contract's columns: id, host_id, source_id, split, ra, dec, tile, x, y, flags,
         noise_seed and noise_index, each of length N
-    made_before : whether `simulate` gave these systems their place in a chunk
     """
 
     rows: list[Row]
     columns: dict[str, np.ndarray]
-    made_before: bool
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -151,21 +149,17 @@ def complete(
         more = len(problems) - _MOST_PROBLEMS
         shown = problems[:_MOST_PROBLEMS] + ([f"… and {more} more"] if more > 0 else [])
         raise RequestError(f"{origin} has {len(problems)} problem(s)\n  " + "\n  ".join(shown))
-    made_before = {"noise_seed", "noise_index"} <= set(table)
-    return Truth(rows, _contract(rows, ids, numbers, texts, setting), made_before)
+    return Truth(rows, _contract(rows, ids, numbers, texts, setting))
 
 
 def make(truth: Truth, setting: Setting, which: range) -> Mocks:
     """Make the modelled mocks of some rows of a table.
 
-    The last bit of a pixel depends on what it is rendered with. A system that `simulate` made is
-    rendered in its old place, among the others of its chunk; those that the table does not hold
-    are drawn again.
+    The last bit of a pixel depends on what it is rendered with. A system is rendered in the place
+    of its chunk that its noise has, in which it once was if `simulate` made it; places that the
+    table does not fill are drawn.
     """
     rows, contract, noise = truth.part(which)
-    if not truth.made_before:
-        image_NCHW, measured = observe(rows, setting, noise)
-        return assemble(image_NCHW, None, rows, measured, contract)
     made: list[Mocks | None] = [None] * len(rows)
     for (seed, chunk, _), slots in _in_old_places(noise).items():
         numbers = [(seed, chunk * CHUNK + slot) for slot in range(CHUNK)]

@@ -308,7 +308,7 @@ def test_a_stale_reference_pixel_is_said_and_its_targets_are_refused(
     assert said.code == 2
     assert "none of the 3 targets" in said.err
     found = command("check", tmp_path / "tiles").out
-    assert "reference pixel of the WCS outside the image" in found
+    assert "reference pixel of the WCS lies outside the image" in found
 
 
 def test_four_overlapping_tiles_lose_and_double_nothing(tmp_path: Path, command: Command) -> None:

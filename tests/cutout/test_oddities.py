@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -79,7 +81,7 @@ def test_a_reference_pixel_far_from_the_image_is_noted(tmp_path: Path, command: 
     write_kids_tile(tmp_path, "2_0", {"r": whole}, tan_wcs(), weight=whole, mask=whole)
     said = command("check", tmp_path, "--bands", "r", "--json")
     findings = json.loads(said.out)
-    assert "note: the reference pixel of the WCS outside" in findings["KiDS_DR4.0_1_0"]
+    assert "note: the reference pixel of the WCS lies outside" in findings["KiDS_DR4.0_1_0"]
     assert "(CRPIX 5000.5, 6000.5)" in findings["KiDS_DR4.0_1_0"]
     assert "note" not in findings["KiDS_DR4.0_2_0"]
 
@@ -141,6 +143,20 @@ def test_an_image_larger_than_its_file_is_refused_before_it_is_read(tmp_path: Pa
         pass
     assert caught.value.reason == "damaged"
     assert "declares 50000 x 400000 pixels in" in caught.value.what
+
+
+def test_a_gzipped_image_that_no_such_file_can_hold_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "KiDS_DR4.0_1_0_r_sci.fits.gz"
+    raw = io.BytesIO()
+    fits.PrimaryHDU(np.zeros((64, 64)), tan_wcs(shape_YX=(64, 64)).to_header()).writeto(raw)
+    card = b"NAXIS2  =                   64"
+    enormous = raw.getvalue().replace(card, card[:-11] + b"36000000000")
+    path.write_bytes(gzip.compress(enormous))
+    kids = survey.load("kids")
+    (files,) = tiles.find([path], kids, ("r",))
+    with pytest.raises(UnitError) as caught, tiles.open_tile(files, kids, ("r",)):
+        pass
+    assert caught.value.reason == "truncated"
 
 
 def exposure(folder: Path, chips: dict[str, float], *, compressed: bool = False) -> None:

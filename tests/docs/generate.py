@@ -53,7 +53,10 @@ def cli_page() -> str:
         ]
         if name in STAGES:
             shared = ", ".join(f"`{key}`" for key in RunConfig.model_fields)
-            parts.append(f"Keys of `[run]`: {shared}; of `[{name}]`: the others with a default.\n")
+            parts.append(
+                f"Keys of `[run]`: {shared}; of `[{name}]`: all others but `--output` and those "
+                "from `--config` to `--quiet`.\n"
+            )
     return "\n".join(parts)
 
 

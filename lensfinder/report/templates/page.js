@@ -174,6 +174,12 @@
   // -- in and out -----------------------------------------------------------------------------
   element("grader").value = grades.grader();
   element("grader").addEventListener("change", () => grades.setGrader(element("grader").value.trim()));
+  element("grader").addEventListener("keydown", (event) => {
+    if (event.key !== "Enter") return;
+    grades.setGrader(element("grader").value.trim());
+    element("start").click();
+    event.preventDefault();
+  });
   element("export").addEventListener("click", () => {
     const link = document.createElement("a");
     link.href = URL.createObjectURL(new Blob([grades.toCsv()], { type: "text/csv" }));
