@@ -143,6 +143,7 @@ def _survey(this: Survey, files: tuple[str, ...]) -> str:
         "| | |\n|---|---|",
         f"| bands | {', '.join(this.bands)}; unless others are asked for: {default} |",
         f"| pixel | {this.pixel_scale_arcsec} arcsec |",
+        *([f"| HDUs | {_hdus(this)} |"] if this.files.hdus or this.files.cube else []),
         f"| fluxes | {_zero_point(this)} |",
         f"| noise | {_noise(this)} |",
         f"| spoilt pixels | {_spoilt(this)} |",
@@ -172,6 +173,15 @@ def _survey(this: Survey, files: tuple[str, ...]) -> str:
         )
     lines.append("```\n")
     return "\n".join(lines)
+
+
+def _hdus(this: Survey) -> str:
+    """Where in a file the planes stand."""
+    if this.files.cube:
+        return f"planes of a cube: {', '.join(this.files.cube)}"
+    words = this.files.band_names
+    named = f"; {{band}} is {', '.join(f'{w} for {b}' for b, w in words.items())}" if words else ""
+    return ", ".join(f"{kind} `{hdu}`" for kind, hdu in this.files.hdus.items()) + named
 
 
 def _zero_point(this: Survey) -> str:
