@@ -20,6 +20,9 @@ from astropy.io import fits
 # What the FITS standard (4.0, section 4.4.1) allows.
 _MOST_AXES = 999
 _MOST_FIELDS = 999
+# Bytes of each type of a table's columns (table 18 there); X counts bits.
+_BYTES = dict(zip("LBIJKAEDCMPQ", (1, 1, 2, 4, 8, 1, 4, 8, 8, 16, 8, 16), strict=True))
+_FORM = re.compile(r"\s*(\d{0,9})([LXBIJKAEDCMPQ])")
 _BITPIX = (8, 16, 32, 64, -32, -64)
 # What a celestial WCS is made of, with its distortions.
 _NUMBERS = re.compile(
@@ -114,7 +117,12 @@ def _is_number(value: object) -> bool:
 
 
 def _flaw_of_size(header: Mapping[str, Any]) -> str:
-    return _flaw_of_axes(header, "") or _flaw_of_axes(header, "Z") or _flaw_of_counts(header)
+    return (
+        _flaw_of_axes(header, "")
+        or _flaw_of_axes(header, "Z")
+        or _flaw_of_counts(header)
+        or _flaw_of_row(header)
+    )
 
 
 def _flaw_of_kind(header: Mapping[str, Any]) -> str:
@@ -152,6 +160,23 @@ def _flaw_of_counts(header: Mapping[str, Any]) -> str:
         if not _is_count(value) or (most is not None and value > most):
             return f"{name} = {value!r}, expected 0{f' to {most}' if most else ' or more'}"
     return ""
+
+
+def _flaw_of_row(header: Mapping[str, Any]) -> str:
+    """Compare a table's row with its columns: else pointers are read where there are none."""
+    if _card(header, "XTENSION", "") != "BINTABLE":
+        return ""
+    columns = range(1, _card(header, "TFIELDS", 0) + 1)
+    forms = [_FORM.match(str(_card(header, f"TFORM{k}", ""))) for k in columns]
+    if not forms or not all(forms):
+        return ""  # which astropy refuses by itself
+    width, declared = sum(_bytes_of(form) for form in forms if form), _card(header, "NAXIS1", 0)
+    return "" if width == declared else f"NAXIS1 = {declared!r}, and its columns take {width}"
+
+
+def _bytes_of(form: re.Match[str]) -> int:
+    count = int(form[1] or 1)
+    return -(-count // 8) if form[2] == "X" else count * _BYTES[form[2]]
 
 
 def _card(header: Mapping[str, Any], name: str, default: Any) -> Any:
