@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,25 @@ def test_an_image_larger_than_its_file_is_refused_before_it_is_read(tmp_path: Pa
         pass
     assert caught.value.reason == "damaged"
     assert "declares 50000 x 400000 pixels in" in caught.value.what
+
+
+def test_a_compressed_image_cut_off_within_its_last_block_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "KiDS_DR4.0_1_0_r_sci.fits.fz"
+    image = np.random.default_rng(1).normal(size=(64, 64)).astype(np.float32)
+    fits.CompImageHDU(image, tan_wcs(shape_YX=(64, 64)).to_header()).writeto(path)
+    with fits.open(path, disable_image_compression=True) as hdus:
+        end = hdus[1].fileinfo()["datLoc"] + hdus[1].size
+    kids = survey.load("kids")
+    for length, sound in ((end, True), (end - 1, False)):
+        os.truncate(path, length)  # the padding alone may be missing
+        (files,) = tiles.find([path], kids, ("r",))
+        if sound:
+            with tiles.open_tile(files, kids, ("r",)) as tile:
+                assert tile.shape_YX == (64, 64)
+            continue
+        with pytest.raises(UnitError) as caught, tiles.open_tile(files, kids, ("r",)):
+            pass
+        assert caught.value.reason == "truncated"
 
 
 def test_a_gzipped_image_that_no_such_file_can_hold_is_refused(tmp_path: Path) -> None:
