@@ -18,20 +18,24 @@ from PIL import Image
 
 IMAGES = Path(__file__).parent.parent.parent / "docs" / "images"
 QUALITY = 85
-# Width in pixels, of what the stages themselves draw.
+# Width in pixels of what the stages themselves draw, and the share of its height from the top: the
+# preview shows the same mocks in three stretches.
 DRAWN = {
-    "preview": ("*/preview.png", 780),
-    "curve": ("*/curve.png", 620),
-    "roc": ("report/figures/roc.png", 560),
+    "preview": ("*/preview.png", 780, 1 / 3),
+    "curve": ("*/curve.png", 620, 1.0),
+    "roc": ("report/figures/roc.png", 560, 1.0),
 }
 
 
 def drawn(folder: Path) -> Iterator[tuple[str, Image.Image, int]]:
     """Yield name, picture and width of each figure."""
-    for name, (pattern, width) in DRAWN.items():
+    for name, (pattern, width, share) in DRAWN.items():
         (file,) = folder.glob(pattern)
         with Image.open(file) as picture:
-            yield name, picture.convert("RGB"), width
+            shown = picture.convert("RGB").crop(
+                (0, 0, picture.width, round(share * picture.height))
+            )
+            yield name, shown, width
 
 
 def seen(page_html: Path) -> Iterator[tuple[str, Image.Image, int]]:
