@@ -60,11 +60,11 @@ class Files(_Part):
         except re.error as error:
             raise ValueError(f"not a regular expression: {error}") from error
         known = {"tile", "band", "kind"}
+        if "tile" not in groups:
+            raise ValueError("the pattern needs the groups (?P<tile>…) and (?P<band>…)")
         if not groups <= known:
             strange = ", ".join(sorted(groups - known))
             raise ValueError(f"the pattern has a group {strange}; expected tile, band and kind")
-        if "tile" not in groups:
-            raise ValueError("the pattern needs the groups (?P<tile>…) and (?P<band>…)")
         return pattern
 
     @model_validator(mode="after")

@@ -179,6 +179,7 @@
     grades.setGrader(element("grader").value.trim());
     element("start").click();
     event.preventDefault();
+    event.stopPropagation(); // the card that has the focus now would open
   });
   element("export").addEventListener("click", () => {
     const link = document.createElement("a");
