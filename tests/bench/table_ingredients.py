@@ -6,7 +6,8 @@ Each row changes one thing of `base`, which is the population `rgb_composite` wi
 epochs: the rows are for comparison with each other, not with the shipped model. `probe` is the
 AUROC with which a linear probe tells embeddings of mock negatives from those of graded pictures:
 0.5 where they look alike. `disputed` are pictures that experts disagreed on, by which recipes may
-be chosen; `--space-warps` also looks at those kept for measuring. Stopped, it goes on.
+be chosen; `--space-warps` also looks at those kept for measuring. The last row averages the logits
+of all models. Stopped, it goes on.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import argparse
 import json
 import subprocess
 import sys
+import tomllib
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +30,22 @@ from lensfinder import checkpoint, tables
 from lensfinder.report import audits
 
 PIPELINE = Path(__file__).resolve().parents[2] / "pipelines" / "models" / "rgb-composite.toml"
+
+
+def without(*kinds: str) -> dict[str, Any]:
+    """Return negatives without some kinds, all others in their proportions."""
+    text = resources.files("lensfinder.simulate").joinpath("populations/rgb_composite.toml")
+    fractions = tomllib.loads(text.read_text(encoding="utf-8"))["negatives"]
+    kept = {kind: 0.0 if kind in kinds else share for kind, share in fractions.items()}
+    total = sum(kept.values())
+    return {"negatives": {kind: share / total for kind, share in kept.items()}}
+
+
 # Tables of the population, by ingredient; `pipeline` holds keys of the pipeline, which fractions
 # multiply.
 INGREDIENTS: dict[str, dict[str, Any]] = {
     "base": {},
+    "another seed": {"pipeline": {"run.seed": 7}},
     "white noise": {
         "conditions": {"noise_correlation_pixels": {"distribution": "constant", "value": 0.0}}
     },
@@ -39,6 +54,10 @@ INGREDIENTS: dict[str, dict[str, Any]] = {
         "group": {"of_early_types": 0.0},
     },
     "easy negatives": {"negatives": {"galaxy": 0.5, "disc": 0.3, "edge_on": 0.1, "star": 0.1}},
+    "no rings": without("ring"),
+    "no spirals": without("spiral"),
+    "no companions, no groups": without("companions", "group"),
+    "no mergers, no irregulars": without("merger", "irregular"),
     "one stretch": {
         "composite": {
             "sky_level": {"distribution": "uniform", "low": 8.8, "high": 9.6},
@@ -51,6 +70,15 @@ INGREDIENTS: dict[str, dict[str, Any]] = {
     "smooth sources": {
         "source": {"clump_count": {"distribution": "choice", "values": [0], "weights": [1]}}
     },
+    "HST galaxies as sources": {
+        "pipeline": {
+            "simulate.sources": str(
+                bench_real.DATA / "sources/hst_cosmos/real_galaxy_images_extension.fits"
+            ),
+            "simulate.source_pixel_arcsec": "0.03",
+        }
+    },
+    "colours of sources free": {"colours": {"source": {"sigma": 0.45}}},
     "one PSF, one sky, no shifts": {
         "conditions": {"psf_scatter": 0.0, "sky_scatter": 0.0, "centroid_scatter_arcsec": 0.0},
         "pipeline": {"train.shift_pixels": 0},
@@ -102,8 +130,11 @@ def make(name: str, folder: Path, count: int, epochs: int) -> Path:
     return out
 
 
-def figures(out: Path, *, space_warps: bool) -> dict[str, Any]:
-    """Mock figures, and what the model says of real pictures."""
+def figures(out: Path, pictures: dict[str, list[np.ndarray]]) -> dict[str, Any]:
+    """Return mock figures and what the model says of real pictures; add its logits to `pictures`.
+
+    `pictures` has a list for "disputed", and one for "Space Warps" where those are looked at.
+    """
     report = json.loads((out / "report" / "report.json").read_text())
     tpr = [p["tpr"]["value"] for p in report["thresholds"] if p["fpr_asked"] == 1e-3]
     model = out / "train" / "products" / "model.safetensors"
@@ -120,6 +151,9 @@ def figures(out: Path, *, space_warps: bool) -> dict[str, Any]:
         return f"{(logit > limit).sum()}/{len(logit)}"
 
     disputed = [scored(given) for given in bench_real.space_warps(disputed=True)]
+    pictures["disputed"].append(logits_of(disputed))
+    if "Space Warps" in pictures:
+        pictures["Space Warps"].append(logits_of([scored(g) for g in bench_real.space_warps()]))
     parts = sorted((out / "infer-mocks" / "products").glob("*.parquet"))
     columns = [tables.read_columns(part) for part in parts]
     mocks = {name: np.concatenate([part[name] for part in columns]) for name in columns[0]}
@@ -127,19 +161,25 @@ def figures(out: Path, *, space_warps: bool) -> dict[str, Any]:
     names = ["logit", *audits.embedding_names(negative)]
     sky = {name: np.concatenate([part[name] for part in disputed]) for name in names}
     gap, _ = audits.mocks_against_sky(negative, sky, seed=1)
-    found: dict[str, Any] = {
+    return {
         "AUROC": report["metrics"]["auroc"]["value"],
         "TPR at 1e-3": tpr[0],
         "probe": gap.auroc.value,
-        "disputed": bench_real.area(*(part["logit"] for part in disputed)),
         "DES": flagged(bench_real.des_lrgs(arcsec)),
         "HSC": flagged(bench_real.hsc_galaxies(arcsec)),
+        **{name: area(each[-1]) for name, each in pictures.items()},
     }
-    if space_warps:
-        found["Space Warps"] = bench_real.area(
-            *(scored(given)["logit"] for given in bench_real.space_warps())
-        )
-    return found
+
+
+def logits_of(sets: list[dict[str, np.ndarray]]) -> np.ndarray:
+    """Return (2, N): labels, and logits of lenses and others."""
+    logit_N = np.concatenate([part["logit"] for part in sets])
+    return np.stack([np.repeat([1.0, 0.0], [len(part["logit"]) for part in sets]), logit_N])
+
+
+def area(pictures_2N: np.ndarray) -> tuple[float, float, float]:
+    label_N, logit_N = pictures_2N
+    return bench_real.area(logit_N[label_N == 1], logit_N[label_N == 0])
 
 
 def cell(value: Any) -> str:
@@ -160,13 +200,18 @@ def main() -> None:
     parser.add_argument("--space-warps", action="store_true", help="look at those, too")
     chosen = parser.parse_args()
     chosen.folder.mkdir(parents=True, exist_ok=True)
+    pictures: dict[str, list[np.ndarray]] = {"disputed": []}
+    if chosen.space_warps:
+        pictures["Space Warps"] = []
     for name in chosen.only:
         out = make(name, chosen.folder.resolve(), chosen.count, chosen.epochs)
-        found = figures(out, space_warps=chosen.space_warps)
+        found = figures(out, pictures)
         if name == chosen.only[0]:
             print("| ingredient | " + " | ".join(found) + " |")
             print("|---" * (1 + len(found)) + "|")
         print(f"| {name} | " + " | ".join(map(cell, found.values())) + " |", flush=True)
+    means = [cell(area(np.mean(each, axis=0))) for each in pictures.values()]
+    print("| mean of all logits | " + " | ".join(["-"] * 5 + means) + " |")
 
 
 if __name__ == "__main__":
