@@ -32,10 +32,11 @@ SPLITS = ("train", "val", "test")
 
 # `flags`: bits that travel from shard to scores.
 FLAG_EDGE = 1  # part of the stamp lies outside the tile
-FLAG_MASKED = 2  # more than a tenth of the stamp's pixels are masked in some band
+FLAG_MASKED = 2  # more than MUCH_MASKED of the stamp's pixels are masked in some band
 FLAG_SATURATED = 4  # a saturated pixel within the central 2 arcsec
 FLAG_SEEN_IN_TRAINING = 8  # within 1 arcsec of an object that trained the model
 FLAG_ADAPTED = 16  # pixels were resampled to fit the model
+MUCH_MASKED = 0.1
 FLAG_NAMES = {
     FLAG_EDGE: "edge",
     FLAG_MASKED: "masked",

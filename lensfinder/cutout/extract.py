@@ -17,7 +17,6 @@ from lensfinder.tiles import Tile
 
 # Where a saturated pixel spoils an object rather than its surroundings.
 CORE_ARCSEC = 2.0
-_MUCH_MASKED = 0.1
 # Reasons to reject a target for its pixels; all others speak of its files.
 BY_RULE = ("constant", "masked", "no_data")
 # Stamps cut and converted together, few enough to stay in a core's cache; and judged together.
@@ -255,7 +254,7 @@ def judge(
 
     flags = np.zeros(n, np.int32)
     flags[at_edge_N] |= schema.FLAG_EDGE
-    flags[bad_fraction > _MUCH_MASKED] |= schema.FLAG_MASKED
+    flags[bad_fraction > schema.MUCH_MASKED] |= schema.FLAG_MASKED
     flags[saturated] |= schema.FLAG_SATURATED
     outcome = np.where(flags != 0, schema.FLAGGED, schema.OK).astype(object)
     spelled = {int(f): "+".join(schema.flag_names(int(f))) for f in np.unique(flags)}

@@ -14,7 +14,7 @@ from lensfinder.simulate import composite
 from lensfinder.simulate.artefacts import artefact
 from lensfinder.simulate.families import Row
 from lensfinder.simulate.material import Material
-from lensfinder.simulate.noise import Noise
+from lensfinder.simulate.noise import Noise, spoil
 from lensfinder.simulate.observation import Observation
 from lensfinder.simulate.population import (
     draw,
@@ -118,6 +118,7 @@ class Setting:
                     sky_patches_PCYX=None if material is None else material.sky_PCYX,
                     bad_pixel_fraction=rules.bad_pixel_fraction,
                     bad_columns=rules.bad_columns,
+                    off_edge_fraction=rules.off_edge_fraction,
                 ),
             ),
             sky=Sky(sky["psf_fwhm_arcsec"], sky["sky_rms_njy"]),
@@ -155,7 +156,7 @@ def make_modelled(setting: Setting, indices: range, prefix: str = "mock") -> Moc
     # The last chunk is rendered whole, so that its mocks don't change as the count grows.
     whole = range(indices.start, indices.start + -(-len(indices) // CHUNK) * CHUNK)
     rows = [modelled_row(setting, setting.seed, i) for i in whole]
-    image_NCHW, truth = observe(rows, setting, [(setting.seed, i) for i in whole])
+    observed = observe(rows, setting, [(setting.seed, i) for i in whole])
     ids = [mock_id(i, prefix) for i in indices]
     shares = setting.val_fraction, setting.test_fraction
     contract = contract_columns(
@@ -165,7 +166,7 @@ def make_modelled(setting: Setting, indices: range, prefix: str = "mock") -> Moc
         noise=[(setting.seed, i) for i in indices],
         has_source=[row["kind"] == "lens" for row in rows[: len(ids)]],
     )
-    return assemble(image_NCHW, None, rows[: len(ids)], truth, contract)
+    return assemble(*observed, rows[: len(ids)], contract | {"flags": flags_of(observed[1])})
 
 
 def modelled_row(setting: Setting, seed: int, index: int) -> Row:
@@ -180,29 +181,25 @@ def modelled_row(setting: Setting, seed: int, index: int) -> Row:
 
 def assemble(
     image_NCHW: np.ndarray,
-    mask_NCHW: np.ndarray | None,
-    rows: Sequence[Row],
+    mask_NCHW: np.ndarray,
     truth: Mapping[str, np.ndarray],
+    rows: Sequence[Row],
     contract: Mapping[str, np.ndarray],
 ) -> Mocks:
     """Put mocks together; what was rendered beyond `rows` to fill a chunk is left out.
 
     Parameters
     ----------
-    mask_NCHW : None: all pixels are good
     truth : as measured by `render`
     contract : as from `contract_columns`
     """
     count = len(rows)
-    image_NCHW = image_NCHW[:count]
     columns = {
         **{name: np.array([row[name] for row in rows]) for name in rows[0]},
         **{name: values[:count] for name, values in truth.items()},
-        **contract,
+        **{name: values[:count] for name, values in contract.items()},
     }
-    if mask_NCHW is None:
-        mask_NCHW = np.zeros(image_NCHW.shape, dtype=np.uint8)
-    return Mocks(image_NCHW, mask_NCHW, columns)
+    return Mocks(image_NCHW[:count], mask_NCHW[:count], columns)
 
 
 def as_stored(row: Row) -> Row:
@@ -243,9 +240,36 @@ def in_chunks(
     return images_NCHW, joined
 
 
-def observe(rows: Sequence[Row], setting: Setting, noise: Sequence[tuple[int, int]]) -> Chunk:
-    """Render any number of modelled mocks; `noise` is seed and index of each."""
-    return in_chunks(lambda chunk, rngs: observe_chunk(rows[chunk], setting, rngs), noise, setting)
+def observe(
+    rows: Sequence[Row], setting: Setting, noise: Sequence[tuple[int, int]]
+) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """Render any number of modelled mocks; `noise` is seed and index of each.
+
+    Returns
+    -------
+    image_NCHW : float32, nJy, or levels of pictures; NaN beyond the edge of a tile
+    mask_NCHW : uint8, 0 good
+    truth : as measured by `render`
+    """
+    image_NCHW, truth = in_chunks(
+        lambda chunk, rngs: observe_chunk(rows[chunk], setting, rngs), noise, setting
+    )
+    mask_NCHW = np.zeros(image_NCHW.shape, dtype=np.uint8)
+    if setting.observation.noise.spoils:
+        for k, (seed, index) in enumerate(noise):
+            image_NCHW[k], mask_NCHW[k] = spoil(
+                generator(seed, 13, index), image_NCHW[k], setting.observation.noise
+            )
+    return image_NCHW, mask_NCHW, truth
+
+
+def flags_of(mask_NCHW: np.ndarray) -> np.ndarray:
+    """What `cutout` would flag of stamps with such pixels, (N,) int32."""
+    off_edge_N = ((mask_NCHW & schema.MASK_NO_DATA) != 0).any(axis=(1, 2, 3))
+    masked_N = ((mask_NCHW != 0).mean(axis=(2, 3)) > schema.MUCH_MASKED).any(axis=1)
+    return np.where(off_edge_N, schema.FLAG_EDGE, 0).astype(np.int32) | np.where(
+        masked_N, schema.FLAG_MASKED, 0
+    ).astype(np.int32)
 
 
 def _pictures(

@@ -36,7 +36,8 @@ class Noise:
         stamp: each mock takes one at random, turned and flipped at random, scaled to its own
         sky_rms, in place of drawn sky noise. None: the sky is drawn
     bad_pixel_fraction : share of single pixels that are dead; they read zero
-    bad_columns : mean number of dead columns in a stamp
+    bad_columns : mean number of dead columns in a stamp's band
+    off_edge_fraction : share of stamps that reach beyond the edge of their tile
     """
 
     kind: NoiseKind = "gaussian"
@@ -44,6 +45,12 @@ class Noise:
     sky_patches_PCYX: np.ndarray | None = None
     bad_pixel_fraction: float = 0.0
     bad_columns: float = 0.0
+    off_edge_fraction: float = 0.0
+
+    @property
+    def spoils(self) -> bool:
+        """Whether any pixel may be bad or missing."""
+        return bool(self.bad_pixel_fraction or self.bad_columns or self.off_edge_fraction)
 
     def __post_init__(self) -> None:
         patches = self.sky_patches_PCYX
@@ -55,6 +62,10 @@ class Noise:
         if patches is not None and (patches.ndim != 4 or not np.isfinite(patches).all()):
             raise ValueError(
                 f"sky patches are {patches.shape}; expected (patches, bands, y, x) without NaN"
+            )
+        if not 0 <= self.off_edge_fraction <= 1:
+            raise ValueError(
+                f"off_edge_fraction is {self.off_edge_fraction}; expected a share of 0 to 1"
             )
         if not 0 <= self.bad_pixel_fraction < 1 or self.bad_columns < 0:
             raise ValueError(
@@ -206,17 +217,20 @@ def _correlated(
 def spoil(
     rng: np.random.Generator, image_CYX: np.ndarray, noise: Noise
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels that don't work: dead ones read zero and are marked bad.
+    """Pixels that don't work, and those beyond a tile's edge.
+
+    Dead ones read zero and are marked bad. The edge runs along rows or columns, the same in all
+    bands, between a tenth of the half side and the whole of it from the centre; NaN lies beyond.
 
     Parameters
     ----------
-    image_CYX : nJy; NaN where there are no data
+    rng : of the object
+    image_CYX : nJy
 
     Returns
     -------
-    image_CYX, mask_CYX : the mask with bits of `schema`: MASK_BAD, and MASK_NO_DATA where NaN
+    image_CYX, mask_CYX : the mask with MASK_BAD or MASK_NO_DATA of `schema`
     """
-    mask = np.where(np.isfinite(image_CYX), 0, MASK_NO_DATA).astype(np.uint8)
     dead = np.zeros(image_CYX.shape, dtype=bool)
     if noise.bad_pixel_fraction > 0:
         dead |= rng.random(image_CYX.shape) < noise.bad_pixel_fraction
@@ -224,5 +238,12 @@ def spoil(
         for band in dead:
             columns = rng.integers(band.shape[1], size=rng.poisson(noise.bad_columns))
             band[:, columns] = True
-    mask[dead] |= MASK_BAD
-    return np.where(dead, np.float32(0), image_CYX).astype(np.float32), mask
+    mask = dead * np.uint8(MASK_BAD)
+    image = np.where(dead, np.float32(0), image_CYX).astype(np.float32)
+    if rng.random() < noise.off_edge_fraction:
+        side, half = int(rng.integers(4)), image.shape[-1] // 2
+        kept = half + 1 + round(half * rng.uniform(0.1, 1.0))
+        # Turned until the side that ends is the right one.
+        for plane, empty in ((image, np.nan), (mask, MASK_NO_DATA)):
+            np.rot90(plane, side, axes=(1, 2))[:, :, kept:] = empty
+    return image, mask

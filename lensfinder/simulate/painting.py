@@ -139,7 +139,7 @@ def make_painted(
         has_source=[row["kind"] == "lens" for row in rows],
         place=_place(catalog),
     )
-    return assemble(image_NCHW, pixels["mask"], rows, truth, contract)
+    return assemble(image_NCHW, pixels["mask"], truth, rows, contract)
 
 
 def repaint(chosen: Sequence[Host], truth: Truth, setting: Setting, which: range) -> Mocks:
@@ -152,7 +152,7 @@ def repaint(chosen: Sequence[Host], truth: Truth, setting: Setting, which: range
     pixels, catalog = _read(chosen, setting.observation)
     rows, contract, noise = truth.part(which)
     image_NCHW, measured = _paint(pixels["image"], rows, setting, noise)
-    return assemble(image_NCHW, pixels["mask"], rows, measured, contract | _place(catalog))
+    return assemble(image_NCHW, pixels["mask"], measured, rows, contract | _place(catalog))
 
 
 def _place(catalog: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:

@@ -63,6 +63,8 @@ class Observing(Section):
     noise: Literal["gaussian", "poisson"] = "gaussian"
     bad_pixel_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
     bad_columns: Annotated[float, Field(ge=0, le=20)] = 0.0
+    # Of stamps that reach beyond their tile's edge; real hosts bring their own gaps.
+    off_edge_fraction: UnitInterval = 0.0
 
     @model_validator(mode="after")
     def _can_be_drawn(self) -> Self:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["do", "finish", "load_population", "made_from", "plan", "prove"]
 
-_VERSION = 6
+_VERSION = 7
 PREVIEW = "preview.png"
 TRUTH = "truth.parquet"
 

@@ -20,7 +20,15 @@ from lensfinder.errors import RequestError, nearest
 from lensfinder.simulate import population
 from lensfinder.simulate.completion import complete_lens, has_light, value_or
 from lensfinder.simulate.families import Row
-from lensfinder.simulate.mocks import Mocks, Setting, as_stored, assemble, modelled_row, observe
+from lensfinder.simulate.mocks import (
+    Mocks,
+    Setting,
+    as_stored,
+    assemble,
+    flags_of,
+    modelled_row,
+    observe,
+)
 from lensfinder.simulate.noise import LONGEST_CORRELATION_PIXELS
 from lensfinder.simulate.recipe import NEGATIVE_KINDS
 from lensfinder.simulate.render import CHUNK
@@ -167,12 +175,13 @@ def make(truth: Truth, setting: Setting, which: range) -> Mocks:
             rows[slots[slot]] if slot in slots else modelled_row(setting, *numbers[slot])
             for slot in range(CHUNK)
         ]
-        image_NCHW, found = observe(filled, setting, numbers)
+        image_NCHW, mask_NCHW, found = observe(filled, setting, numbers)
         for slot, k in slots.items():
             one = slice(slot, slot + 1)
             mine = {name: values[k : k + 1] for name, values in contract.items()}
+            mine["flags"] = mine["flags"] | flags_of(mask_NCHW[one])
             measured = {name: values[one] for name, values in found.items()}
-            made[k] = assemble(image_NCHW[one], None, [rows[k]], measured, mine)
+            made[k] = assemble(image_NCHW[one], mask_NCHW[one], measured, [rows[k]], mine)
     whole = [mocks for mocks in made if mocks is not None]
     return Mocks(
         np.concatenate([mocks.image_NCHW for mocks in whole]),

@@ -51,7 +51,7 @@ def main(count: int) -> None:
     rows = [modelled_row(setting, 1, i) for i in range(count)]
     # The first 512 are enough for magnifications, which cost a rendering each.
     rendered = min(count, 512)
-    _, truth = observe(rows[:rendered], setting, [(1, i) for i in range(rendered)])
+    *_, truth = observe(rows[:rendered], setting, [(1, i) for i in range(rendered)])
     c = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     c["lens_g_minus_r"] = c["mag_g"] - c["mag_r"]
     beta = np.hypot(c["source_x_arcsec"], c["source_y_arcsec"])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from mockfolders import contents
 
-from lensfinder import config, runs, tables
+from lensfinder import config, runs, schema, tables
 from lensfinder.errors import MismatchError, RequestError
 from lensfinder.simulate import cosmology, recipe, stage
 
@@ -28,6 +28,7 @@ def all_kinds(folder: Path) -> Path:
     path.write_text(
         f"base = 'collett2015'\nname = 'all'\ndescription = ''\npositive_fraction = 0.3\n"
         f"[stamps]\nsurvey = 'kids'\nbands = ['g', 'r']\nsize = 21\n[negatives]\n{weights}\n"
+        "[observing]\nbad_pixel_fraction = 0.01\nbad_columns = 0.5\noff_edge_fraction = 0.3\n"
     )
     return path
 
@@ -43,6 +44,13 @@ def test_a_table_it_wrote_renders_bit_for_bit(mocks: Path, tmp_path: Path) -> No
     """All of it with other units, and some rows of it in another order."""
     image, catalog = contents(mocks)
     assert set(catalog["kind"]) == {"lens", *recipe.NEGATIVE_KINDS}
+    missing = np.isnan(image)
+    assert missing.any(axis=(1, 2, 3)).mean() == pytest.approx(0.3, abs=0.15)
+    assert (missing == missing[:, :1]).all()
+    np.testing.assert_array_equal(
+        catalog["flags"] & schema.FLAG_EDGE != 0, missing.any(axis=(1, 2, 3))
+    )
+    assert (image == 0).mean() == pytest.approx(0.01 + 0.5 / 21, abs=0.01)
     whole = {"truth": str(mocks / stage.TRUTH), "val_fraction": 0.2, "unit_size": 128}
     run(tmp_path / "again", **whole)
     again, other = contents(tmp_path / "again")
