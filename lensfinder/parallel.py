@@ -49,7 +49,6 @@ _MALLOC_MOST_BYTES = 2**31 - 1  # mallopt takes an int
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 _threads = 0
-_number = 0
 
 
 def threads() -> int:
@@ -79,11 +78,6 @@ def keep_buffers(*, all_of_them: bool = False) -> None:
         # An older glibc takes no more than 32 MiB.
         mallopt(_M_MMAP_THRESHOLD, largest) or mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)
         mallopt(_M_TRIM_THRESHOLD, -1 if all_of_them else largest)  # -1: never
-
-
-def worker_number() -> int:
-    """Return this process's number among a local cluster's workers; 0 anywhere else."""
-    return _number
 
 
 def _timed_out(unit: Unit, timeout_s: float) -> Failure:
@@ -167,13 +161,11 @@ def _attempt_there(unit: Unit, threads_given: int, at_once: int, version: str) -
     version : str
         Of the package that planned the unit.
     """
-    global _number  # noqa: PLW0603 (a fact about this process)
     from distributed import get_worker
 
     worker = get_worker()
     if version != __version__:
         raise MismatchError(_other_version({worker.address: __version__}), version)
-    _number = worker.name if isinstance(worker.name, int) else 0
     return attempt(unit, threads_given or max(1, cores() // at_once))
 
 

@@ -128,13 +128,6 @@ CANDIDATE_COLUMNS = (
     Column("probability", "float64", "", "of being a lens, at the report's prevalence"),
 )
 
-LEDGER_COLUMNS = (
-    Column("id", "str", "", "name of the object"),
-    Column("unit", "str", "", "unit of work it belonged to"),
-    Column("outcome", "str", "", "ok, flagged, rejected or failed"),
-    Column("reason", "str", "", "reason code; empty when ok"),
-)
-
 _ALL_COLUMNS = CATALOG_COLUMNS + TRUTH_COLUMNS + SCORE_COLUMNS + CANDIDATE_COLUMNS
 
 

@@ -52,15 +52,6 @@ class ThresholdPoint:
     reason: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class KindRate:
-    """Fraction of one kind of negative above a threshold."""
-
-    kind: str
-    n_above: int
-    rate: Estimate
-
-
 def negatives_needed(fpr: float) -> int:
     """Fewest negatives that bound this rate at 95 %: ceil(3 / FPR), the rule of three.
 
@@ -209,27 +200,6 @@ def rate_above(logit_N: NDArray[np.floating], threshold: float, of_what: str) ->
         What the objects are, in the plural.
     """
     return fraction(int(np.sum(logit_N > threshold)), len(logit_N), of_what)
-
-
-def rates_by_kind(
-    kind_N: NDArray[np.str_], logit_N: NDArray[np.floating], threshold: float
-) -> list[KindRate]:
-    """Fraction of each kind of negative above a threshold, in the order of their names.
-
-    Parameters
-    ----------
-    kind_N : str array, shape (N,)
-        Kind of each negative.
-    logit_N : float array, shape (N,)
-        Their finite logits.
-    threshold : float
-        A logit.
-    """
-    rates = []
-    for kind in np.unique(kind_N):
-        rate = rate_above(logit_N[kind_N == kind], threshold, "negatives of this kind")
-        rates.append(KindRate(str(kind), int(np.sum(logit_N[kind_N == kind] > threshold)), rate))
-    return rates
 
 
 def sky_quantile(sky: Logits, fpr: float, confidence: float = CONFIDENCE) -> Estimate:

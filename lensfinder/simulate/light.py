@@ -111,13 +111,6 @@ def sersic_of(radius2: Tensor, terms: Terms, area_arcsec2: float = 1.0) -> Tenso
     return torch.sub(log_centre + math.log(area_arcsec2), scaled, out=scaled).exp_()
 
 
-def gaussian_clump(x: Tensor, y: Tensor, sigma_arcsec: Tensor) -> Tensor:
-    """Round Gaussian of unit total flux: a star-forming clump. arcsec**-2."""
-    exponent = (x**2 + y**2) / (2 * sigma_arcsec**2)
-    peak = 1 / (2 * math.pi * sigma_arcsec**2)
-    return peak * torch.exp(-exponent.clamp(max=_FAINTEST_EXPONENT))
-
-
 class Wave(NamedTuple):
     """Amplitudes of a wave round a ring, and where it has its crest.
 

@@ -74,11 +74,6 @@ class Noise:
             )
 
 
-def coadd_rms(rms_E: np.ndarray) -> float:
-    """Noise of the mean of exposures weighted by their inverse variance: 1 / sqrt(sum rms^-2)."""
-    return float(1 / np.sqrt((1 / np.square(rms_E)).sum()))
-
-
 def add_noise(
     rng: np.random.Generator,
     image_CYX: np.ndarray,

@@ -68,51 +68,6 @@ def pixel_response(ky: Tensor, kx: Tensor, pixel_arcsec: float) -> Tensor:
     return torch.sinc(kx * pixel_arcsec) * torch.sinc(ky * pixel_arcsec)
 
 
-def block_response(n_fine: int, supersampling: int, dtype: torch.dtype) -> Tensor:
-    """Transfer function of a sum over supersampling^2 fine pixels about each one.
-
-    It stands in for `pixel_response` where a PSF image already holds that of the fine pixel.
-
-    Raises
-    ------
-    ValueError
-        for an even supersampling, which has no central fine pixel
-    """
-    if supersampling % 2 == 0:
-        raise ValueError(f"supersampling is {supersampling}; expected an odd number")
-    angle = torch.arange(n_fine, dtype=dtype) * (2 * math.pi / n_fine)
-    reach = supersampling // 2
-    terms = torch.stack([torch.cos(m * angle) for m in range(-reach, reach + 1)])
-    line = terms.sum(dim=0)
-    return line[:, None] * line[None, : n_fine // 2 + 1]
-
-
-def kernel_otf(kernel_PYX: Tensor, n_fine: int) -> Tensor:
-    """Transfer function of PSF images, sampled like the scene, with their centre in the middle.
-
-    Parameters
-    ----------
-    kernel_PYX : (P, k, k) with k odd and at most n_fine; normalised to unit sum here
-
-    Raises
-    ------
-    ValueError
-        for an even or too large kernel, one that is not finite, or one without positive sum
-    """
-    size = kernel_PYX.shape[-1]
-    if kernel_PYX.shape[-2] != size or size % 2 == 0 or size > n_fine:
-        shape = tuple(kernel_PYX.shape[-2:])
-        raise ValueError(f"PSF image is {shape}; expected square, odd and at most {n_fine} pixels")
-    total = kernel_PYX.sum(dim=(-2, -1), keepdim=True)
-    if not bool(torch.isfinite(total).all()) or bool((total <= 0).any()):
-        raise ValueError("PSF image has NaN or no positive sum; expected finite values")
-    pad = n_fine - size
-    padded = torch.nn.functional.pad(kernel_PYX / total, (0, pad, 0, pad))
-    centred = torch.roll(padded, (-(size // 2), -(size // 2)), dims=(-2, -1))
-    otf: Tensor = torch.fft.rfft2(centred)
-    return otf
-
-
 def unbroadened_fwhm(fwhm_arcsec: Tensor, pixel_arcsec: float, beta: float | None = None) -> Tensor:
     """FWHM that, once integrated over pixels, is observed as `fwhm_arcsec`.
 

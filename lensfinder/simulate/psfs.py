@@ -1,4 +1,4 @@
-"""PSFs given as images: of one star or many, in each band, and those that a PSFEx model predicts.
+"""PSFs given as images: of one star or many, in each band.
 
 An image is what a survey's pixels record of a point source, so that the pixel's response is in it.
 It may be sampled more finely than the survey's pixels. Between its samples it is taken to be
@@ -102,39 +102,3 @@ def image_otf(
 
     images = torch.complex(images_PCYX, torch.zeros_like(images_PCYX))
     return waves(ky) @ images @ waves(kx).T
-
-
-def psfex_image(basis_BYX: np.ndarray, position: tuple[float, ...], degree: int) -> np.ndarray:
-    """PSF that a PSFEx model predicts at a position (Bertin 2011, ASP Conf. 442, 435).
-
-    Parameters
-    ----------
-    basis_BYX : PSF_MASK: one image for each monomial, the first context rising fastest
-    position : each context value less its offset, over its scale: (value - POLZERO) / POLSCAL
-    degree : POLDEG1; monomials up to this total degree are used
-
-    Raises
-    ------
-    ValueError
-        if the number of monomials is not that of the images
-    """
-    monomials = _monomials(position, degree)
-    if len(monomials) != len(basis_BYX):
-        raise ValueError(
-            f"PSFEx model has {len(basis_BYX)} images; expected {len(monomials)} for "
-            f"{len(position)} context(s) of degree {degree}"
-        )
-    image: np.ndarray = np.tensordot(np.array(monomials), basis_BYX.astype(np.float64), axes=1)
-    return image
-
-
-def _monomials(position: tuple[float, ...], degree: int) -> list[float]:
-    """1, x, x^2, y, x y, y^2 for two contexts of degree two."""
-    if not position:
-        return [1.0]
-    *inner, last = position
-    return [
-        value * last**power
-        for power in range(degree + 1)
-        for value in _monomials(tuple(inner), degree - power)
-    ]

@@ -149,15 +149,6 @@ def test_purity_interval_covers_at_least_95_percent() -> None:
     assert covered / n_sets >= 0.95 - 0.01
 
 
-def test_rates_by_kind_count_each_negative_once() -> None:
-    kind_N = np.array(["ring", "spiral", "ring", "galaxy"])
-    rates = thresholds.rates_by_kind(kind_N, np.array([1.0, 2.0, 0.0, 0.0]), 0.5)
-    assert [(r.kind, r.n_above, r.rate.n) for r in rates] == [
-        ("galaxy", 0, 1), ("ring", 1, 2), ("spiral", 1, 1),
-    ]  # fmt: skip
-    assert sum(r.rate.n or 0 for r in rates) == 4
-
-
 def test_sky_quantile_is_an_order_statistic_whose_interval_covers() -> None:
     assert thresholds.sky_quantile(Logits.of(np.arange(1000.0)), 0.01).value == 989.0
     rng = np.random.default_rng(6)

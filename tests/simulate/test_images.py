@@ -9,6 +9,7 @@ import pytest
 import torch
 from astropy.io import fits
 
+from lensfinder.psf import PsfexModel
 from lensfinder.simulate import arcs, grf, observe, psfs
 from lensfinder.simulate.grid import Columns, FineGrid
 from lensfinder.simulate.sources import SourceImages, clean
@@ -45,16 +46,6 @@ def test_bad_psf_images_are_refused() -> None:
         psfs.PsfImages(good[..., 1:, 1:])
     with pytest.raises(ValueError, match="at most 1"):
         psfs.PsfImages(good, 1.5)
-
-
-def test_psfex_is_its_polynomial() -> None:
-    rng = np.random.default_rng(2)
-    basis = rng.standard_normal((6, 5, 5))
-    x, y = 0.3, -0.8
-    expected = sum(b * m for b, m in zip(basis, [1, x, x * x, y, x * y, y * y], strict=True))
-    np.testing.assert_allclose(psfs.psfex_image(basis, (x, y), 2), expected)
-    with pytest.raises(ValueError, match=r"has 6 images; expected 10"):
-        psfs.psfex_image(basis, (x, y), 3)
 
 
 def test_random_potential_has_the_stated_convergence() -> None:
@@ -180,7 +171,9 @@ def test_real_stamps_and_psfs_can_be_used(real_data: Path) -> None:
     radii = images.half_light_radius_arcsec()
     assert ((radii > 0.05) & (radii < 1.5)).all()
     with fits.open(real_data / "psf/DECam_00154912_12_psfcat.psf") as hdus:
-        header, basis = hdus[1].header, hdus[1].data["PSF_MASK"][0]
-    star = psfs.psfex_image(basis, (0.1, -0.3), header["POLDEG1"])
+        header, planes = hdus[1].header, hdus[1].data["PSF_MASK"][0]
+    model = PsfexModel.read(planes, header.get)
+    assert model is not None
+    star = model.at(1000.0, 2000.0)
     fwhm = psfs.PsfImages(star[None, None], header["PSF_SAMP"]).fwhm_arcsec(1.0)
     assert float(fwhm[0, 0]) == pytest.approx(header["PSF_FWHM"], rel=0.15)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lensfinder.schema import MASK_BAD, MASK_NO_DATA
-from lensfinder.simulate.noise import Noise, add_noise, coadd_rms, spoil
+from lensfinder.simulate.noise import Noise, add_noise, spoil
 
 SKY = np.array([2.0, 5.0])
 GAIN = np.array([4.0, 10.0])
@@ -75,11 +75,6 @@ def test_poisson_is_poisson() -> None:
     z = (noisy - 1.0) / noisy.std()
     assert float((z**3).mean()) == pytest.approx(1 / 2, abs=0.03)
     assert float(noisy.var()) == pytest.approx(1 / 4, rel=0.03)
-
-
-def test_a_coadd_is_quieter_than_its_exposures() -> None:
-    assert coadd_rms(np.full(9, 6.0)) == pytest.approx(2.0)
-    assert coadd_rms(np.array([3.0, 4.0])) == pytest.approx(1 / np.hypot(1 / 3, 1 / 4))
 
 
 def test_dead_pixels_read_zero_and_are_marked() -> None:
