@@ -9,7 +9,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +89,20 @@ def need_space(path: Path, bytes_needed: int) -> None:
             f"{path} needs {bytes_needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free",
             remedy="Free some space or choose another folder, then run the same command.",
         )
+
+
+@contextmanager
+def in_folder(folder: Path) -> Iterator[None]:
+    """Make `folder`; if it is new and still empty when an error ends the block, it goes again."""
+    known = folder.exists()
+    make_folder(folder)
+    try:
+        yield
+    except BaseException:
+        if not known:
+            with suppress(OSError):  # it holds something
+                folder.rmdir()
+        raise
 
 
 def make_folder(folder: Path) -> None:

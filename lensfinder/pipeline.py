@@ -100,6 +100,11 @@ def run_pipeline(
                 break
             if execution.verbosity >= 0 and not execution.dry_run and folder != steps[-1][0]:
                 print(*summary.lines, sep="\n", file=sys.stderr, flush=True)
+    if execution.dry_run:
+        waiting = [
+            f"{stage}: planned from what comes before it" for _, stage, _ in steps[len(summaries) :]
+        ]
+        summaries[-1].lines = [line for each in summaries for line in each.lines] + waiting
     return summaries
 
 

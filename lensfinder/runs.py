@@ -25,9 +25,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from lensfinder import provenance
-from lensfinder.commit import make_folder, write_json
+from lensfinder.commit import in_folder, write_json
 from lensfinder.config import Config
-from lensfinder.errors import MismatchError, RequestError
+from lensfinder.errors import MismatchError, RequestError, counted
 from lensfinder.fingerprints import differences, fingerprint
 from lensfinder.progress import Progress
 
@@ -311,54 +311,66 @@ def execute(
             return execute(stage, config, folder, execution, own)
     module = importlib.import_module(f"lensfinder.{stage}.stage")
     run = Run(folder, stage, config, execution)
-    done = reused = 0
-    if not execution.dry_run:
-        make_folder(folder)
-        run.check_owner()
-    for number, wave in enumerate(module.plan(config, run)):
-        left, bad = run.pending(wave, module)
-        reused += len(wave) - len(left)
-        if number == 0 and not execution.dry_run:
-            run.announce()
-        if execution.dry_run and left:
-            # What comes next is planned from what these units make.
-            return _dry_run(run, reused, len(left))
-        to_do = {unit.name for unit in left}
-        for unit in wave:
-            if unit.name not in to_do and not execution.dry_run:
-                run.record(unit, None)
-        if execution.finish_only:
-            continue
-        for unit in bad:
-            # It must not pass for this unit's if that fails. What was missing stays: another run
-            # may have made it since.
-            unit.product.unlink(missing_ok=True)
-        # A unit alone, such as a training, tells of its own progress or is soon done.
-        what = left[0].ingredients.get("stage", stage) if left else stage  # or its detection
-        with run.progress(what, len(left) if len(left) > 1 else 0, "units") as progress:
-            for unit, result in engine.do(left, config.run.timeout_s):
-                failure = result if isinstance(result, Failure) else None
-                if isinstance(result, Receipt) and result.sha256:
-                    run.digests[unit.name] = result.sha256
-                run.record(unit, failure)
-                done += failure is None
-                progress.advance(failed=failure is not None)
     if execution.dry_run:
-        return _dry_run(run, reused, 0)
-    summary = _share_done(run) if execution.is_share else module.finish(run)
+        return _foresee(run, module)
+    with in_folder(folder):
+        run.check_owner()
+        done, reused = _carry_out(run, module, engine)
+        summary = _share_done(run) if execution.is_share else module.finish(run)
     summary.done, summary.reused = done, reused
     summary.lines = [*run.notices, *summary.lines]
+    if run.failures and not execution.is_share:
+        summary.lines.append(
+            f"{stage}: {len(run.failures)} of {counted(len(run.units), 'unit')} failed, and what "
+            "they hold with them"
+        )
     summary.failures = dict(run.failures)
     # A unit that is done may hold objects that were damaged, which `finish` knows of.
     summary.exit_code = _exit_code(run) or summary.exit_code
     return summary
 
 
-def _dry_run(run: Run, done: int, to_do: int) -> Summary:
-    counts = {"units": done + to_do, "to_do": to_do}
-    return Summary(
-        run.stage, run.folder, counts, [f"{run.stage}: {to_do} of {done + to_do} units to do"]
-    )
+def _carry_out(run: Run, module: ModuleType, engine: Engine) -> tuple[int, int]:
+    """Do what is not proven; return how many units were done, and how many there were already."""
+    done = reused = 0
+    for number, wave in enumerate(module.plan(run.config, run)):
+        left, bad = run.pending(wave, module)
+        reused += len(wave) - len(left)
+        if number == 0:
+            run.announce()
+        to_do = {unit.name for unit in left}
+        for unit in wave:
+            if unit.name not in to_do:
+                run.record(unit, None)
+        if run.execution.finish_only:
+            continue
+        for unit in bad:
+            # It must not pass for this unit's if that fails. What was missing stays: another run
+            # may have made it since.
+            unit.product.unlink(missing_ok=True)
+        # A unit alone, such as a training, tells of its own progress or is soon done.
+        what = left[0].ingredients.get("stage", run.stage) if left else run.stage  # or detection
+        with run.progress(what, len(left) if len(left) > 1 else 0, "units") as progress:
+            for unit, result in engine.do(left, run.config.run.timeout_s):
+                failure = result if isinstance(result, Failure) else None
+                if isinstance(result, Receipt) and result.sha256:
+                    run.digests[unit.name] = result.sha256
+                run.record(unit, failure)
+                done += failure is None
+                progress.advance(failed=failure is not None)
+    return done, reused
+
+
+def _foresee(run: Run, module: ModuleType) -> Summary:
+    """Plan up to the first wave with work left: what comes next is planned from what that makes."""
+    done = to_do = 0
+    for wave in module.plan(run.config, run):
+        left, _ = run.pending(wave, module)
+        done, to_do = done + len(wave) - len(left), len(left)
+        if left:
+            break
+    line = f"{run.stage}: {to_do} of {counted(done + to_do, 'unit')} to do"
+    return Summary(run.stage, run.folder, {"units": done + to_do, "to_do": to_do}, [line])
 
 
 def _share_done(run: Run) -> Summary:
@@ -369,8 +381,8 @@ def _share_done(run: Run) -> Summary:
         run.folder,
         {"units": len(run.units)},
         [
-            f"{run.stage}: share {part} of {parts} is done. When all are, run the same command "
-            "with --finish instead of --part."
+            f"{run.stage}: share {part} of {parts} is done. When all are, the same command with "
+            "--finish instead of --part merges them."
         ],
     )
 

@@ -105,7 +105,7 @@ def test_a_bad_request_is_refused_in_words(
     assert given.code == 2
     assert said in given.err
     assert "Traceback" not in given.err
-    assert not (tile / "out" / "products").exists()
+    assert not (tile / "out").exists()
 
 
 def test_an_unknown_network_is_refused(tmp_path: Path, command: Command) -> None:

@@ -198,6 +198,16 @@ def test_what_became_of_an_object(
     assert lensfinder("status", whole[0], "--id", "nobody").returncode == 2
 
 
+def test_a_dry_run_names_every_stage(pipeline: Path, tmp_path: Path, lensfinder: Command) -> None:
+    said = lensfinder("run", pipeline, "-o", tmp_path / "out", "--dry-run")
+    assert said.returncode == 0, said.stderr
+    first, *others = said.stdout.splitlines()
+    assert "to do" in first
+    assert others
+    assert all("planned from what comes before it" in line for line in others)
+    assert not (tmp_path / "out").exists()
+
+
 def test_check_looks_at_all_of_a_pipeline(pipeline: Path, lensfinder: Command) -> None:
     checked = lensfinder("check", pipeline)
     assert checked.returncode == 0, checked.stderr

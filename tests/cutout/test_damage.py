@@ -126,6 +126,8 @@ def test_a_broken_tile_fails_alone(
     failed = [line for line in both.err.splitlines() if line.startswith("failed:")]
     assert len(failed) == 1
     assert f"KiDS_DR4.0_10_0 [{reason}]" in failed[0]
+    assert "cutout: 1 of 2 units failed" in both.out or detected
+    assert "units failed, and what they hold with them" in both.out
     assert "Traceback" not in both.err
     ledger = tables.read_columns(tmp_path / "both" / "ledger.parquet")
     if detected:
