@@ -118,10 +118,7 @@ def convolve_and_sample(scene_fft: Tensor, otf: Tensor, supersampling: int) -> T
     image : (..., n_fine / s, n_fine / s), s**-2 times the flux per pixel where the OTF is 1 at zero
     """
     n_fine = scene_fft.shape[-2]
-    if otf.is_complex():
-        product = scene_fft * otf
-    else:
-        product = torch.view_as_complex(torch.view_as_real(scene_fft) * otf[..., None])
+    product = scene_fft * otf
     if supersampling == 1:
         plain: Tensor = torch.fft.irfft2(product, s=(n_fine, n_fine))
         return plain
