@@ -29,6 +29,7 @@ def build(
     histograms: Mapping[str, Any],
     candidates: Mapping[str, Any] | None,
     known: Mapping[str, Any] | None,
+    simulated: bool,
     settings: Mapping[str, Any],
     provenance: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -48,6 +49,8 @@ def build(
         ``n_above`` and ``rows``, see :func:`lensfinder.report.candidates.rows`.
     known : mapping or None
         See :func:`lensfinder.report.known.cross_match`.
+    simulated : bool
+        Whether the labelled objects are mocks, rather than stamps that people have graded.
     settings : mapping
         ``model_id``, ``prevalence`` and what else the page repeats.
     provenance : mapping
@@ -64,6 +67,7 @@ def build(
         "mocks": {
             "n_lenses": measured.n_lenses,
             "n_negatives": measured.n_negatives,
+            "simulated": simulated,
             "left_out": asdict(measured.left_out),
         },
         "metrics": {

@@ -108,6 +108,7 @@ def make(unit: Unit) -> Receipt:
         histograms=histograms,
         candidates=listed,
         known=matched,
+        simulated=bool((scores["mocks"].get("kind", np.array([""])) != "").any()),
         settings={
             "model_id": model_id,
             "prevalence": prevalence,

@@ -81,15 +81,27 @@ def in_words(content: Mapping[str, Any]) -> list[str]:
         One paragraph each.
     """
     found, sky = _found(content), _on_the_sky(content)
-    trust = [*_trust(content), *_refusals(content["thresholds"]), *_suspicions(content["audits"])]
+    trust = [
+        *_not_simulated(content),
+        *_trust(content),
+        *_refusals(content["thresholds"]),
+        *_suspicions(content["audits"]),
+    ]
     # Where the mocks' rate is not the sky's, the sky comes first.
     return [*sky, *found, *trust] if content["leads_with_sky"] else [*found, *sky, *trust]
+
+
+def _not_simulated(content: Mapping[str, Any]) -> list[str]:
+    if content["mocks"]["simulated"]:
+        return []
+    return ["None of the labelled stamps was simulated: they are meant where this page says mocks."]
 
 
 def _found(content: Mapping[str, Any]) -> list[str]:
     listed, operating = content["candidates"], content["operating"]
     if listed is None:
-        return ["No scores of the sky were given: this report is about the mocks alone."]
+        about = "the mocks" if content["mocks"]["simulated"] else "the labelled stamps"
+        return [f"No scores of the sky were given: this report is about {about} alone."]
     scored = counted(content["sky"]["n_scored"], "sky object")
     if operating["logit"] is None:
         return [

@@ -18,8 +18,8 @@ import csv
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from astropy.io import fits
 from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 
-from lensfinder import checkpoint, schema, shards, shipped, tables
+from lensfinder import checkpoint, schema, shards, shipped, survey, tables
 from lensfinder.commit import write_json
 from lensfinder.ledger import INDEX
 from lensfinder.simulate import composite
@@ -147,6 +147,16 @@ def hsc_galaxies(arcsec: float, mags_r: tuple[float, float] = (18.5, 23.5)) -> S
     ids, images = zip(*found.values(), strict=True)
     return Set("HSC galaxies", 0.168, list(ids), np.stack(images), np.zeros(len(ids), int),
                (0.75, 0.7, 0.6))  # fmt: skip
+
+
+def as_shallow_as(given: Set, like: survey.Survey, seed: int = 1) -> Set:
+    """Add white noise until the sky is as noisy as a survey's."""
+    pixels = (given.scale_arcsec / like.pixel_scale_arcsec) ** 2
+    wanted_C = np.array([like.sky_rms_njy[band] for band in GRI]) * np.sqrt(pixels)
+    more_C = np.sqrt(np.maximum(wanted_C**2 - np.array(sky_rms(given.image_NCHW)) ** 2, 0))
+    drawn = np.random.default_rng(seed).normal(0, 1, given.image_NCHW.shape)
+    image = (given.image_NCHW + drawn * more_C[:, None, None]).astype(np.float32)
+    return replace(given, name=f"{given.name}, {like.name}'s depth", image_NCHW=image)
 
 
 def _concentration(image_YX: np.ndarray, y: int, x: int) -> float:
@@ -360,11 +370,11 @@ def sets_of(spec: dict[str, Any]) -> Iterator[Set]:
     if len(spec["bands"]) == 1:
         yield from one_band(arcsec, spec["pixel_scale_arcsec"], 0.77, 11.3)
         return
-    fluxes: list[Callable[[float], Any]] = [des_lrgs, hsc_galaxies, bologna, known_lenses]
-    for make in fluxes:
-        made = make(arcsec)
-        for one in [made] if isinstance(made, Set) else made:
-            yield as_pictures(one, sky_rms(one.image_NCHW)) if spec["stretched"] else one
+    fluxes = [des_lrgs(arcsec), hsc_galaxies(arcsec), *bologna(arcsec), *known_lenses(arcsec)]
+    for one in fluxes:
+        yield as_pictures(one, sky_rms(one.image_NCHW)) if spec["stretched"] else one
+        if one.name == "HSC galaxies" and not spec["stretched"]:
+            yield as_shallow_as(one, survey.load("kids"))
     if spec["stretched"]:
         yield from space_warps(disputed=True)
         yield from space_warps()
@@ -393,7 +403,7 @@ def main() -> None:
         logit = found["logit"]
         above, scored = int((logit > limit).sum()), int(np.isfinite(logit).sum())
         middle = np.nanmedian(logit)
-        print(f"{given.name:26} {above:4} of {scored:4} above; median logit {middle:7.3f}")
+        print(f"{given.name:32} {above:4} of {scored:4} above; median logit {middle:7.3f}")
         if "Space Warps" in given.name:
             warps.setdefault(disputed, []).append(logit)
         elif given.label_N[0] == 1 or chosen.objects:

@@ -308,6 +308,7 @@ def test_stamps_of_any_number_of_bands_are_drawn(bands: str, browser: Any, tmp_p
         measured=mocks, sky=sky_measured_of(sky_columns(400, 1), mocks, used), known=None,
         candidates={"n_above": 1, "rows": [row]}, histograms={},
         leakage={"n_train": 0, "n_test": 1, "n_hosts": 0, "n_sources": 0},
+        simulated=True,
         settings={"model_id": "m", "prevalence": 1e-3, "bands": [], "stamp_bands": list(bands),
                   "inspect_per_hour": 500.0, "calibration": None},
         provenance={"command": "x", "seed": 0, "versions": {}, "inputs": []},

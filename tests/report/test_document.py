@@ -51,6 +51,7 @@ def report_of(
         measured=measured, sky=sky_measured, candidates=listed, known=None,
         leakage={"n_train": 0, "n_test": 1, "n_hosts": 0, "n_sources": 0},
         histograms=histograms_of(mocks, on_sky),
+        simulated=True,
         settings={"model_id": "m", "prevalence": 1e-3, "bands": ["r"], "stamp_bands": ["r"],
                   "inspect_per_hour": 500.0, "calibration": None},
         provenance={"command": "lensfinder report x", "seed": 0, "versions": {"a": "1"},

@@ -288,7 +288,7 @@ def test_labelled_stamps_of_ones_own_have_no_split_and_test(
 ) -> None:
     columns = tables.read_columns(inputs["mocks"] / "products" / "scores.parquet")
     whole = columns["split"] == "test"
-    own = {name: values[whole] for name, values in columns.items()}
+    own = {name: values[whole] for name, values in columns.items() if name != "kind"}
     unknown = own["label"] == schema.UNKNOWN
     assert report(
         tmp_path / "out",
@@ -299,3 +299,6 @@ def test_labelled_stamps_of_ones_own_have_no_split_and_test(
     assert told["mocks"]["n_negatives"] == before["mocks"]["n_negatives"]
     assert told["thresholds"][0]["logit"] == before["thresholds"][0]["logit"]
     assert told["mocks"]["left_out"]["other_split"] == int(unknown.sum())
+    said = "None of the labelled stamps was simulated"
+    assert any(line.startswith(said) for line in told["summary"])
+    assert not any(line.startswith(said) for line in before["summary"])
