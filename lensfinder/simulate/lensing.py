@@ -44,18 +44,35 @@ def sie_deflection(
     alpha_x, alpha_y : deflection in arcsec
     """
     cos, sin = torch.cos(phi_rad), torch.sin(phi_rad)
-    x_major = cos * x + sin * y
-    y_minor = cos * y - sin * x
+    scale, major, minor = _isothermal(x, y, theta_e_arcsec, q, cos, sin)
+    c, s = scale * cos, scale * sin
+    return c * major - s * minor, s * major + c * minor
+
+
+def _isothermal(
+    x: Tensor, y: Tensor, theta_e_arcsec: Tensor, q: Tensor, cos: Tensor, sin: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Scale of the deflection, and its components along both axes in units of that.
+
+    Every step that can be is done in place: rays are many, and memory is slower than arithmetic.
+    """
     eccentricity = torch.sqrt(torch.clamp((1 - q) * (1 + q), min=_MIN_SQUARED_ECCENTRICITY))
+    x_major, y_minor = _sum(q * cos, x, q * sin, y), _sum(-sin, x, cos, y)
     # At the very centre the deflection has no direction; the guard makes it zero, not NaN.
-    psi = torch.sqrt((q * x_major) ** 2 + y_minor**2).clamp(min=torch.finfo(x.dtype).tiny)
-    scale = theta_e_arcsec * torch.sqrt(q) / eccentricity
-    alpha_major = scale * torch.atan(eccentricity * x_major / psi)
+    per_psi = torch.addcmul(x_major * x_major, y_minor, y_minor)
+    per_psi.clamp_(min=torch.finfo(x.dtype).tiny).rsqrt_().mul_(eccentricity)
+    major = x_major.mul_(per_psi).mul_(1 / q).atan_()
     # The inverse hyperbolic tangent, in a third of the time that torch.atanh takes.
-    t = eccentricity * y_minor / psi
-    size = t.abs()
-    alpha_minor = (0.5 * scale) * torch.copysign(torch.log1p(2 * size / (1 - size)), t)
-    return cos * alpha_major - sin * alpha_minor, sin * alpha_major + cos * alpha_minor
+    t = y_minor.mul_(per_psi)
+    size = torch.abs(t, out=per_psi)
+    minor = (2 * size).div_(size.neg_().add_(1)).log1p_().mul_(0.5).copysign_(t)
+    return theta_e_arcsec * torch.sqrt(q) / eccentricity, major, minor
+
+
+def _sum(a: Tensor, x: Tensor, b: Tensor, y: Tensor) -> Tensor:
+    """Return a x + b y, in as few passes as the shapes allow."""
+    first = a * x
+    return first.addcmul_(b, y) if first.shape == y.shape else first + b * y
 
 
 def sie_hessian(
@@ -177,12 +194,17 @@ def ray_shoot(
     -------
     beta_x, beta_y : source-plane position, arcsec
     """
-    if slope is None:
-        alpha_x, alpha_y = sie_deflection(x, y, theta_e_arcsec, q, phi_rad)
-    else:
-        alpha_x, alpha_y = epl_deflection(x, y, theta_e_arcsec, q, phi_rad, slope)
     g1, g2 = shear_components(shear, shear_phi_rad)
-    return x - alpha_x - g1 * x - g2 * y, y - alpha_y - g2 * x + g1 * y
+    beta_x, beta_y = _sum(1 - g1, x, -g2, y), _sum(-g2, x, 1 + g1, y)
+    if slope is not None:
+        alpha_x, alpha_y = epl_deflection(x, y, theta_e_arcsec, q, phi_rad, slope)
+        return beta_x - alpha_x, beta_y - alpha_y
+    cos, sin = torch.cos(phi_rad), torch.sin(phi_rad)
+    scale, major, minor = _isothermal(x, y, theta_e_arcsec, q, cos, sin)
+    c, s = scale * cos, scale * sin
+    beta_x.addcmul_(major, c, value=-1).addcmul_(minor, s)
+    beta_y.addcmul_(major, s, value=-1).addcmul_(minor, c, value=-1)
+    return beta_x, beta_y
 
 
 def inverse_magnification(

@@ -75,12 +75,18 @@ def test_magnification_agrees_with_lenstronomy() -> None:
 @settings(max_examples=40, deadline=None)
 def test_hessian_is_the_derivative_of_the_deflection(values: tuple[float, ...]) -> None:
     theta_e, q, phi = tensors(*values[:3])
-    x = torch.tensor([0.7, -1.9, 3.1], dtype=torch.float64, requires_grad=True)
-    y = torch.tensor([1.1, 0.4, -2.2], dtype=torch.float64, requires_grad=True)
-    alpha_x, alpha_y = lensing.sie_deflection(x, y, theta_e, q, phi)
+    x = torch.tensor([0.7, -1.9, 3.1], dtype=torch.float64)
+    y = torch.tensor([1.1, 0.4, -2.2], dtype=torch.float64)
     h_xx, h_yy, h_xy = lensing.sie_hessian(x, y, theta_e, q, phi)
-    d_xx, d_xy = torch.autograd.grad(alpha_x.sum(), (x, y), retain_graph=True)
-    d_yx, d_yy = torch.autograd.grad(alpha_y.sum(), (x, y))
+
+    def slope(step_x: float, step_y: float) -> torch.Tensor:
+        there, here = (
+            torch.stack(lensing.sie_deflection(x + k * step_x, y + k * step_y, theta_e, q, phi))
+            for k in (1, -1)
+        )
+        return (there - here) / (2 * (step_x + step_y))
+
+    (d_xx, d_yx), (d_xy, d_yy) = slope(1e-5, 0), slope(0, 1e-5)
     # Where q is next to one the deflection is evaluated at a tiny ellipticity.
     for got, want in ((h_xx, d_xx), (h_yy, d_yy), (h_xy, d_xy), (h_xy, d_yx)):
         assert torch.allclose(got, want, rtol=1e-6, atol=1e-6)
