@@ -9,9 +9,18 @@ Logits = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int8]
 
 
+# A threshold that fewer negatives may pass hangs on chance: epochs can't be compared by it.
+_FEWEST_ABOVE = 10
+
+
+def selection_fpr(negatives: int, fpr: float) -> float:
+    """Return the rate by which epochs are compared: `fpr`, or the least that the negatives bear."""
+    return max(fpr, min(_FEWEST_ABOVE / negatives, 0.5))
+
+
 def selection_figure(fpr: float) -> str:
     """Name the figure that decides which epoch is best."""
-    return f"val_tpr_at_fpr_{fpr:g}"
+    return f"val_tpr_at_fpr_{fpr:.3g}"
 
 
 def figures(logit_N: Logits, label_N: Labels, fpr: float) -> dict[str, float]:

@@ -122,6 +122,8 @@ def train(  # noqa: PLR0915 - a training loop is read top to bottom
     mixed = mixed_precision(settings.precision, device)
     train_N, val_N = stamps.members("train"), stamps.members("val")
     label_N = torch.from_numpy(np.maximum(stamps.label_N, 0)).to(dtype)
+    val_negatives = int((stamps.label_N[val_N] == 0).sum())
+    select_fpr = evaluate.selection_fpr(val_negatives, settings.select_fpr)
     prevalence = float(label_N[train_N].mean())
     count = len(label_N)
     batches = batches_of(len(train_N), settings.batch_size)
@@ -289,8 +291,8 @@ def train(  # noqa: PLR0915 - a training loop is read top to bottom
         logit_V = _evaluate(average.network, transform, pixels, val_seen, val_N, ranks, dtype)
         if not np.isfinite(logit_V).all():
             raise diverged()
-        measured = evaluate.figures(logit_V, stamps.label_N[val_N], settings.select_fpr)
-        merit = evaluate.merit(measured, settings.select_fpr)
+        measured = evaluate.figures(logit_V, stamps.label_N[val_N], select_fpr)
+        merit = evaluate.merit(measured, select_fpr)
         improved = not best or merit > tuple(best["merit"])
         if improved:
             weights = average.network.state_dict()

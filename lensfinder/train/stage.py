@@ -36,7 +36,7 @@ from lensfinder.train.seeing import median_fwhm_arcsec
 from lensfinder.train.settings import Settings
 from lensfinder.train.states import States
 
-_VERSION = 4
+_VERSION = 5
 _MODEL = "model"
 _STATES = "states"
 _OUT_OF_FOLD = "out-of-fold"
@@ -362,7 +362,8 @@ def finish(run: Run) -> Summary:
 def _described(run: Run, unit: Unit) -> list[str]:
     provenance = checkpoint.read_header(unit.product)["provenance"]
     best, stamps, chosen = provenance["best"], provenance["stamps"], run.config.train
-    negatives, fpr = provenance["val_negatives"], chosen.select_fpr
+    negatives = provenance["val_negatives"]
+    fpr = evaluate.selection_fpr(negatives, chosen.select_fpr)
     tpr = best[evaluate.selection_figure(fpr)]
     early = ""
     if provenance["epochs"] < chosen.epochs:
@@ -372,7 +373,7 @@ def _described(run: Run, unit: Unit) -> list[str]:
         f"({provenance['world_size']} x {provenance['devices'][0]}); epoch {best['epoch']} of "
         f"{provenance['epochs']}{early} kept: on {stamps['val']} val stamps AUROC "
         f"{best['val_auroc']:.4f}, TPR {tpr:.3f} with {evaluate.allowed(negatives, fpr)} of "
-        f"{negatives} negatives above the threshold (FPR {fpr:g} asked)",
+        f"{negatives} negatives above the threshold (FPR {chosen.select_fpr:g} asked)",
         f"train: wrote {unit.product}",
     ]
 

@@ -37,3 +37,13 @@ def test_calibration_undoes_a_known_temperature():
     assert evaluate.fit_temperature(3.0 * logit_N, label_N, 0.5) == pytest.approx(3.0, rel=0.05)
     separated_N = np.where(label_N == 1, 50.0, -50.0)
     assert np.isfinite(evaluate.fit_temperature(separated_N, label_N, 0.5))
+
+
+@pytest.mark.parametrize(
+    ("negatives", "asked", "taken"),
+    [(100_000, 1e-3, 1e-3), (1_000, 1e-3, 1e-2), (400, 1e-2, 0.025), (12, 1e-2, 0.5)],
+)
+def test_epochs_are_compared_where_ten_negatives_pass(
+    negatives: int, asked: float, taken: float
+) -> None:
+    assert evaluate.selection_fpr(negatives, asked) == taken
