@@ -83,8 +83,8 @@ class TrainConfig(Section):
         1e-2,
         gt=0,
         lt=1,
-        description="False-positive rate at which the best epoch finds most; where fewer than 10 of "
-        "the val split's negatives may pass, the rate at which 10 do.",
+        description="False-positive rate at which the best epoch finds most; where fewer "
+        "than 10 of the val split's negatives may pass, the rate at which 10 do.",
     )
     patience: int = Field(
         0, ge=0, description="Stop after so many epochs without a better one; 0: never."
