@@ -56,8 +56,32 @@ INGREDIENTS: dict[str, dict[str, Any]] = {
     "easy negatives": {"negatives": {"galaxy": 0.5, "disc": 0.3, "edge_on": 0.1, "star": 0.1}},
     "no rings": without("ring"),
     "no spirals": without("spiral"),
-    "no companions, no groups": without("companions", "group"),
+    "companions, groups": {
+        "negatives": {
+            "galaxy": 0.10,
+            "disc": 0.07,
+            "spiral": 0.19,
+            "ring": 0.05,
+            "companions": 0.25,
+            "edge_on": 0.03,
+            "merger": 0.10,
+            "star": 0.02,
+            "group": 0.08,
+            "irregular": 0.10,
+            "artefact": 0.01,
+        }
+    },
     "no mergers, no irregulars": without("merger", "irregular"),
+    "more variety": {
+        "conditions": {
+            "psf_scatter": 0.2,
+            "sky_scatter": 0.4,
+            "noise_correlation_pixels": {"distribution": "uniform", "low": 0.2, "high": 1.8},
+        },
+        "surroundings": {"density_per_arcmin2": 160.0},
+        "group": {"of_early_types": 0.35},
+        "source": {"clump_fraction": {"distribution": "uniform", "low": 0.05, "high": 0.3}},
+    },
     "one stretch": {
         "composite": {
             "sky_level": {"distribution": "uniform", "low": 8.8, "high": 9.6},
