@@ -93,16 +93,15 @@ def need_space(path: Path, bytes_needed: int) -> None:
 
 @contextmanager
 def in_folder(folder: Path) -> Iterator[None]:
-    """Make `folder`; if it is new and still empty when an error ends the block, it goes again."""
+    """Make `folder`; if it is new and still empty when the block ends, it goes again."""
     known = folder.exists()
     make_folder(folder)
     try:
         yield
-    except BaseException:
+    finally:
         if not known:
             with suppress(OSError):  # it holds something
                 folder.rmdir()
-        raise
 
 
 def make_folder(folder: Path) -> None:
