@@ -63,7 +63,7 @@ def _isothermal(
     per_psi.clamp_(min=torch.finfo(x.dtype).tiny).rsqrt_().mul_(eccentricity)
     major = x_major.mul_(per_psi).mul_(1 / q).atan_()
     # The inverse hyperbolic tangent, in a third of the time that torch.atanh takes.
-    t = y_minor.mul_(per_psi)
+    t = y_minor * per_psi
     size = torch.abs(t, out=per_psi)
     minor = (2 * size).div_(size.neg_().add_(1)).log1p_().mul_(0.5).copysign_(t)
     return theta_e_arcsec * torch.sqrt(q) / eccentricity, major, minor
@@ -202,8 +202,9 @@ def ray_shoot(
     cos, sin = torch.cos(phi_rad), torch.sin(phi_rad)
     scale, major, minor = _isothermal(x, y, theta_e_arcsec, q, cos, sin)
     c, s = scale * cos, scale * sin
-    beta_x.addcmul_(major, c, value=-1).addcmul_(minor, s)
-    beta_y.addcmul_(major, s, value=-1).addcmul_(minor, c, value=-1)
+    # The lens may be of more dimensions than shear and rays.
+    beta_x = torch.addcmul(beta_x, major, c, value=-1).addcmul_(minor, s)
+    beta_y = torch.addcmul(beta_y, major, s, value=-1).addcmul_(minor, c, value=-1)
     return beta_x, beta_y
 
 

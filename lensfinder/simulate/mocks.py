@@ -267,9 +267,8 @@ def flags_of(mask_NCHW: np.ndarray) -> np.ndarray:
     """What `cutout` would flag of stamps with such pixels, (N,) int32."""
     off_edge_N = ((mask_NCHW & schema.MASK_NO_DATA) != 0).any(axis=(1, 2, 3))
     masked_N = ((mask_NCHW != 0).mean(axis=(2, 3)) > schema.MUCH_MASKED).any(axis=1)
-    return np.where(off_edge_N, schema.FLAG_EDGE, 0).astype(np.int32) | np.where(
-        masked_N, schema.FLAG_MASKED, 0
-    ).astype(np.int32)
+    flags_N: np.ndarray = off_edge_N * schema.FLAG_EDGE | masked_N * schema.FLAG_MASKED
+    return flags_N.astype(np.int32)
 
 
 def _pictures(

@@ -71,6 +71,23 @@ def test_magnification_agrees_with_lenstronomy() -> None:
         np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-6)
 
 
+def test_any_argument_may_be_a_batch() -> None:
+    """Whichever of them has more dimensions, and what was given stays as it was."""
+    single = (1.1, 0.4, 1.3, 0.6, 0.7, 0.05, 0.2)
+    for batched in range(len(single)):
+        given = list(tensors(*single))
+        given[batched] = given[batched] * torch.tensor([0.9, 1.0, 1.1], dtype=torch.float64)
+        before = [value.clone() for value in given]
+        bx, by = lensing.ray_shoot(*given)
+        alpha_x, _ = lensing.sie_deflection(*given[:5])
+        assert bx.shape == by.shape == (3,)
+        assert alpha_x.shape == ((3,) if batched < 5 else ())
+        assert all(torch.equal(a, b) for a, b in zip(given, before, strict=True))
+        for k in range(3):
+            one = [value if value.ndim == 0 else value[k] for value in given]
+            assert torch.allclose(torch.stack(lensing.ray_shoot(*one)), torch.stack([bx[k], by[k]]))
+
+
 @given(PARAMETERS)
 @settings(max_examples=40, deadline=None)
 def test_hessian_is_the_derivative_of_the_deflection(values: tuple[float, ...]) -> None:
