@@ -1,4 +1,4 @@
-"""What the columns of a catalogue may be called, and what its rows may hold."""
+"""What the columns of a catalogue may be called, and what its rows may hold; safe text."""
 
 from __future__ import annotations
 
@@ -13,8 +13,16 @@ from numpy.typing import NDArray
 from lensfinder import schema
 from lensfinder.errors import RequestError
 
+# What an ECMA-48 terminal takes for a command: CSI sequences, OSC strings, two-byte escapes.
+_TERMINAL_ESCAPE = re.compile(
+    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|(?:\x1b\]|\x9d)[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)?|\x1b."
+)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_FORMULA_START = ("=", "+", "-", "@")
 # Usual names of a column, compared without case, units in brackets and punctuation.
 REDDENING_NAMES = ("ebv", "ebvsfd", "sfdebv", "ebvsf11", "galebv", "ebvsfd98")
+# Columns that hold a galaxy's redshift, best first.
+REDSHIFT_NAMES = ("z_spec", "z_lens", "redshift", "z_phot", "z_host")
 USUAL_NAMES = {
     "id": ("id", "name", "objid", "objectid", "sourceid", "objname", "coaddobjectid", "number"),
     "ra": ("ra", "radeg", "raj2000", "alphaj2000", "raicrs", "rightascension", "alpha"),
@@ -105,3 +113,22 @@ def check_rows(path: Path, catalog: Mapping[str, NDArray[Any]]) -> None:
     twice[first] = False
     if counts.max(initial=1) > 1:
         refuse(path, twice, "the id stands there twice", "unique ids")
+
+
+def printable(text: str) -> str:
+    """Text without terminal escapes, control characters or marks that reverse its direction."""
+    return _CONTROL.sub("", _TERMINAL_ESCAPE.sub("", text))
+
+
+def safe_cell(text: str) -> str:
+    """Text that a spreadsheet takes for text: printable, and quoted where it begins a formula.
+
+    What begins with a quote is quoted, too, so that :func:`from_cell` finds the text again.
+    """
+    clean = printable(text)
+    return f"'{clean}" if clean.lstrip().startswith((*_FORMULA_START, "'")) else clean
+
+
+def from_cell(cell: str) -> str:
+    """Text that :func:`safe_cell` made a cell of."""
+    return cell.removeprefix("'")

@@ -7,7 +7,8 @@ long as rows are asked for in order, so that no image stands in memory as a whol
 from __future__ import annotations
 
 import math
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -186,19 +187,28 @@ class OpenFiles:
             If the file is unreadable or truncated, or the image is not there or not the only one
             of its name.
         """
-        try:
-            with quietly():
-                hdus = self._open.get(path)
-                if hdus is None:
-                    opened = _picture(path) if is_picture(path) else fits.open(path)
-                    hdus = self._stack.enter_context(opened)
-                    # Each gzipped image is read in order by a reader of its own.
-                    if path.suffix != ".gz":
-                        self._open[path] = hdus
-                return Plane(path, hdus, _image(path, hdus, hdu, 2 if layer is None else 3), layer)
-        except READ_ERRORS as error:
-            reason = str(error) or type(error).__name__
-            raise UnitError("unreadable", f"{path} can't be read: {reason}") from error
+        hdus, image = self.image(path, hdu, layer)
+        with _readable(path):
+            return Plane(path, hdus, image, layer)
+
+    def image(
+        self, path: Path, hdu: int | str | None = None, layer: int | None = None
+    ) -> tuple[fits.HDUList, Any]:
+        """Find an image, whose pixels may be missing; parameters and errors as for `plane`.
+
+        Returns
+        -------
+        hdus, hdu : of the file, and the one
+        """
+        with _readable(path):
+            hdus = self._open.get(path)
+            if hdus is None:
+                opened = _picture(path) if is_picture(path) else fits.open(path)
+                hdus = self._stack.enter_context(opened)
+                # Each gzipped image is read in order by a reader of its own.
+                if path.suffix != ".gz":
+                    self._open[path] = hdus
+            return hdus, _image(path, hdus, hdu, 2 if layer is None else 3)
 
     def table(self, path: Path, column: str, hdu: int | str | None = None) -> Any:
         """Open the table of a file that has a column, whatever its case; None if there is none.
@@ -208,22 +218,29 @@ class OpenFiles:
         UnitError
             If the file is unreadable.
         """
-        try:
-            with quietly():
-                hdus = self._open.get(path)
-                if hdus is None:
-                    hdus = self._open[path] = self._stack.enter_context(fits.open(path))
-                tables = [
-                    (number, table)
-                    for number, table in enumerate(hdus)
-                    if isinstance(table, fits.BinTableHDU)
-                    and column.casefold() in {name.casefold() for name in table.columns.names}
-                ]
-                named = [t for n, t in tables if hdu is None or hdu in (n, t.name)]
-                return named[0] if named else None
-        except READ_ERRORS as error:
-            reason = str(error) or type(error).__name__
-            raise UnitError("unreadable", f"{path} can't be read: {reason}") from error
+        with _readable(path):
+            hdus = self._open.get(path)
+            if hdus is None:
+                hdus = self._open[path] = self._stack.enter_context(fits.open(path))
+            tables = [
+                (number, table)
+                for number, table in enumerate(hdus)
+                if isinstance(table, fits.BinTableHDU)
+                and column.casefold() in {name.casefold() for name in table.columns.names}
+            ]
+            named = [t for n, t in tables if hdu is None or hdu in (n, t.name)]
+            return named[0] if named else None
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn what reading a damaged file raises into a unit's failure."""
+    try:
+        with quietly():
+            yield
+    except READ_ERRORS as error:
+        reason = str(error) or type(error).__name__
+        raise UnitError("unreadable", f"{path} can't be read: {reason}") from error
 
 
 def is_picture(path: Path) -> bool:

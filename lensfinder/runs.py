@@ -317,6 +317,8 @@ def execute(
         run.check_owner()
         done, reused = _carry_out(run, module, engine)
         summary = _share_done(run) if execution.is_share else module.finish(run)
+        if not execution.is_share:
+            _tell_of_strangers(run)
     summary.done, summary.reused = done, reused
     summary.lines = [*run.notices, *summary.lines]
     if run.failures and not execution.is_share:
@@ -359,6 +361,20 @@ def _carry_out(run: Run, module: ModuleType, engine: Engine) -> tuple[int, int]:
                 done += failure is None
                 progress.advance(failed=failure is not None)
     return done, reused
+
+
+def _tell_of_strangers(run: Run) -> None:
+    """Say which products lie there that this run does not count, as of tiles no longer given."""
+    own = {unit.product.name for unit in run.units}
+    there = sorted(path.name for path in (run.folder / "products").glob("[!.]*"))
+    strangers = [name for name in there if name not in own]
+    if strangers:
+        more = f" and {len(strangers) - 3} more" if len(strangers) > 3 else ""
+        run.notices.append(
+            f"note: of an earlier run, and in neither index nor ledger of this one: "
+            f"{', '.join(strangers[:3])}{more} (`lensfinder status {run.folder} --clean` removes "
+            "such)"
+        )
 
 
 def _foresee(run: Run, module: ModuleType) -> Summary:

@@ -121,7 +121,8 @@ def _describe_stage(
         _check_idle(folder)
         for path in [*left, *stale]:
             path.unlink()
-        lines.append(f"  removed {files} and {unlisted}")
+        named = f": {', '.join(path.name for path in stale)}" if stale else ""
+        lines.append(f"  removed {files} and {unlisted}{named}")
     elif left or stale:
         lines.append(f"  {files}, {unlisted} (--clean)")
     return lines, about
@@ -174,6 +175,7 @@ def _find_object(stages: list[Path], object_id: str) -> tuple[list[str], dict[st
             lines.append(f"{stage.name}: {outcome['outcome']}{why}, in {outcome['unit']}")
     if not lines:
         raise RequestError(
-            f"no finished stage knows the object '{object_id}'", "an id of the catalogue"
+            f"no finished stage knows the object '{object_id}'",
+            "the id of a target: one that lies inside a tile and was selected",
         )
     return lines, content, 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -203,15 +204,24 @@ class Survey(_Part):
                 "the pattern needs the groups (?P<tile>…) and (?P<band>…), "
                 "or hdus or cube must tell the bands apart"
             )
-        strange = set(self.dust.coefficients if self.dust else ()) - set(self.bands)
-        if strange:
-            raise ValueError(f"dust.coefficients has {sorted(strange)}, which are no bands")
-        value = self.zero_point.value
-        if isinstance(value, dict) and set(value) < set(self.bands):
-            raise ValueError(f"zero_point.value lacks {sorted(set(self.bands) - set(value))}")
-        for name in ("psf_fwhm_arcsec", "sky_rms_njy"):
-            missing = [band for band in self.bands if band not in getattr(self, name)]
-            if missing:
+        by_band: dict[str, Any] = {
+            "psf_fwhm_arcsec": self.psf_fwhm_arcsec,
+            "sky_rms_njy": self.sky_rms_njy,
+            "zero_point.value": self.zero_point.value,
+            "dust.coefficients": self.dust.coefficients if self.dust else None,
+            **{
+                f"mask.{name}": getattr(self.mask, name) for name in ("no_data", "saturated", "bad")
+            },
+        }
+        for name, value in by_band.items():
+            if not isinstance(value, Mapping):
+                continue
+            strange = sorted(set(value) - set(self.bands))
+            if strange:
+                raise ValueError(f"{name} has {strange}, which are no bands")
+            missing = [band for band in self.bands if band not in value]
+            # What a survey says nothing of spoils no pixel, and dims no light.
+            if missing and not name.startswith(("dust", "mask")):
                 raise ValueError(f"{name} lacks {missing}")
         return self
 

@@ -10,7 +10,7 @@ import errno
 import json
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ Columns = dict[str, NDArray[Any]]
 # By these TOPCAT and Aladin know positions without being asked (IVOA UCD1+).
 _UCDS = {"id": "meta.id;meta.main", "ra": "pos.eq.ra;meta.main", "dec": "pos.eq.dec;meta.main"}
 _MAGNITUDE = re.compile(r"(?:mag|mag_?auto|mag_?gaap|model_?mag)[_-]?([a-z]|vis)", re.IGNORECASE)
+# What lies beyond, either way, stands for a magnitude that nobody measured.
+_FAINTEST_MAGNITUDE = 50.0
 # Extinction by the Milky Way's dust in magnitudes, as KiDS, LSST and SDSS call it.
 _EXTINCTION = re.compile(r"(?:extinction|a)_([a-z]|vis)", re.IGNORECASE)
 
@@ -36,7 +38,7 @@ def read_catalog(path: Path, columns: Mapping[str, str] | None = None) -> Column
     Parameters
     ----------
     path : Path
-        CSV, ECSV, FITS, VOTable or Parquet, told by its suffix.
+        CSV, TSV, ECSV, FITS, VOTable or Parquet, told by its suffix.
     columns : mapping, optional
         ``{"ra": "RAdeg"}``: columns under unusual names, and any further numbers to be read.
 
@@ -44,7 +46,8 @@ def read_catalog(path: Path, columns: Mapping[str, str] | None = None) -> Column
     -------
     dict
         ``id`` (text), ``ra``, ``dec`` (deg), every ``mag_<band>`` and ``extinction_<band>`` found,
-        ``ebv`` (mag) where E(B-V) is listed, and what `columns` names beside.
+        ``ebv`` (mag) where E(B-V) is listed, redshifts (`catalogs.REDSHIFT_NAMES`), and what
+        `columns` names beside. Magnitudes that stand for none, such as -99 or 99, are NaN.
 
     Raises
     ------
@@ -66,6 +69,8 @@ def read_catalog(path: Path, columns: Mapping[str, str] | None = None) -> Column
                 catalog[f"{kind}_{match[1]}"] = catalogs.numbers(path, raw, column).astype(
                     np.float32
                 )
+        if column.lower() in catalogs.REDSHIFT_NAMES:
+            catalog[column.lower()] = catalogs.numbers(path, raw, column).astype(np.float32)
         if catalogs.key(column) in catalogs.REDDENING_NAMES:
             catalog["ebv"] = catalogs.numbers(path, raw, column)
     for name, column in (columns or {}).items():
@@ -74,6 +79,9 @@ def read_catalog(path: Path, columns: Mapping[str, str] | None = None) -> Column
         if column not in raw:
             raise RequestError(f"{path} has no column '{column}'", f"one of {sorted(raw)}")
         catalog[name] = catalogs.numbers(path, raw, column).astype(np.float32)
+    for name, values in catalog.items():
+        if name.startswith("mag_"):
+            values[np.abs(values) > _FAINTEST_MAGNITUDE] = np.nan
     catalogs.check_rows(path, catalog)
     return catalog
 
@@ -139,22 +147,22 @@ def read_labels(path: Path) -> dict[str, int]:
 
 
 def read_table(path: Path, id_column: str | None = None) -> Columns:
-    """Read all columns of a CSV, ECSV, FITS, VOTable or Parquet file; refuse what is none."""
+    """Read all columns of a CSV, TSV, ECSV, FITS, VOTable or Parquet file; refuse what is none."""
     if not path.is_file():
         raise RequestError(
-            f"no such catalogue: {path}", "a CSV, ECSV, FITS, VOTable or Parquet file"
+            f"no such catalogue: {path}", "a CSV, TSV, ECSV, FITS, VOTable or Parquet file"
         )
     suffix = path.suffix.lower()
     try:
-        if suffix == ".csv":
-            return _read_csv(path, id_column)
+        if suffix in (".csv", ".tsv"):
+            return _read_csv(path, id_column, "\t" if suffix == ".tsv" else ",")
         if suffix == ".parquet":
             return _read_parquet(path, id_column)
         formats = {".ecsv": "ascii.ecsv", ".vot": "votable", ".xml": "votable"}
         fits = {".fits": "fits", ".fit": "fits", ".gz": "fits"}
         if suffix not in formats | fits:
             raise RequestError(
-                f"{path}: unknown kind of catalogue", ".csv, .ecsv, .fits, .vot or .parquet"
+                f"{path}: unknown kind of catalogue", ".csv, .tsv, .ecsv, .fits, .vot or .parquet"
             )
         if formats.get(suffix) == "votable":
             _refuse_remote_stream(path)
@@ -204,15 +212,19 @@ def _refuse_remote_stream(path: Path) -> None:
             raise RequestError(f"{path} refers to data elsewhere", "data inside the file itself")
 
 
-def _read_csv(path: Path, id_column: str | None) -> dict[str, NDArray[Any]]:
+def _read_csv(path: Path, id_column: str | None, delimiter: str) -> dict[str, NDArray[Any]]:
     from pyarrow import csv
 
-    with csv.open_csv(path) as opened:
+    how = csv.ParseOptions(delimiter=delimiter)
+    with csv.open_csv(path, parse_options=how) as opened:
         header = opened.schema.names
     # What may be an id stays as it was written: 007 is not 7, and NA is a name.
     text = dict.fromkeys(_maybe_ids(header, id_column), "string")
-    table = csv.read_csv(path, convert_options=csv.ConvertOptions(column_types=text))
-    return {name: table[name].to_numpy() for name in table.column_names}
+    table = csv.read_csv(
+        path, parse_options=how, convert_options=csv.ConvertOptions(column_types=text)
+    )
+    # Blanks after the commas are no part of the names between them.
+    return {name.strip(): table[name].to_numpy() for name in table.column_names}
 
 
 def _read_parquet(path: Path, id_column: str | None) -> dict[str, NDArray[Any]]:
@@ -324,16 +336,31 @@ def read_metadata(path: Path) -> dict[str, Any] | None:
 
 def names_of(path: Path) -> list[str]:
     """List the columns of a Parquet file."""
-    from pyarrow import parquet
-
-    return list(parquet.read_schema(path).names)
+    return list(_parquet(path).schema_arrow.names)
 
 
 def rows_of(path: Path) -> int:
     """Count the rows of a Parquet file."""
+    return int(_parquet(path).metadata.num_rows)
+
+
+def _parquet(path: Path) -> Any:
+    """Open a Parquet file.
+
+    Raises
+    ------
+    RequestError
+        If the file is none or damaged.
+    """
+    import pyarrow as pa
     from pyarrow import parquet
 
-    return int(parquet.read_metadata(path).num_rows)
+    try:
+        return parquet.ParquetFile(path)
+    except FileNotFoundError:
+        raise RequestError(f"no such file: {path}", "a Parquet table") from None
+    except (OSError, pa.ArrowException) as error:
+        raise RequestError(f"{path} can't be read as Parquet", "a whole table") from error
 
 
 def concatenate(parts: Sequence[Mapping[str, NDArray[Any]]]) -> Columns:
@@ -355,8 +382,19 @@ def concatenate(parts: Sequence[Mapping[str, NDArray[Any]]]) -> Columns:
     }
 
 
+_CARRIED: Mapping[str, Callable[[str], str]] = {
+    "fits": lambda text: catalogs.printable(text).encode("ascii", "backslashreplace").decode(),
+    "ascii.ecsv": catalogs.safe_cell,
+    "votable": catalogs.printable,
+}
+
+
 def write_astropy(path: Path, columns: Mapping[str, NDArray[Any]], format: str) -> None:
-    """Write columns as ``fits`` or ``ascii.ecsv`` (or another of astropy's formats), with units."""
+    """Write columns as ``fits``, ``ascii.ecsv`` or ``votable``, with units.
+
+    Text becomes what the format can carry: ASCII in FITS, no formulas where spreadsheets read, no
+    control characters in XML.
+    """
     from astropy.table import Table
 
     table = Table()
@@ -367,8 +405,9 @@ def write_astropy(path: Path, columns: Mapping[str, NDArray[Any]], format: str) 
         names = numbers[:1] + [name for name in names if name not in numbers[:1]]
     for name in names:
         values = columns[name]
-        text = not _is_number(values)
-        table[name] = values.astype(str) if text else values
+        if not _is_number(values):
+            values = np.array([_CARRIED[format](str(value)) for value in values], dtype=str)
+        table[name] = values
         if schema.unit_of(name):
             table[name].unit = schema.unit_of(name)
         if format == "votable" and name in _UCDS:

@@ -7,6 +7,7 @@ each is a tile of its own, whose paths end in ``[EXTNAME]`` or ``[number]``.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ from lensfinder.errors import RequestError
 from lensfinder.footprints import READ_ERRORS, quietly
 from lensfinder.planes import is_picture
 from lensfinder.survey import Survey
+
+# Of a file's bytes, beside its headers, to tell its content by.
+_SAMPLES, _SAMPLE_BYTES = 32, 4096
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class TileFiles:
     paths: Mapping[str, Mapping[str, Path]]
 
     def identity(self) -> dict[str, Any]:
-        """Describe the files' content without reading their pixels (see `identify`)."""
+        """Describe the files' content without reading all of it (see `identify`)."""
         # One file may hold every plane of every band.
         known = {path: identify(path) for kinds in self.paths.values() for path in kinds.values()}
         return {
@@ -107,13 +111,27 @@ def find(inputs: Sequence[Path], survey: Survey, bands: Sequence[str]) -> list[T
 def _files(inputs: Sequence[Path]) -> Iterator[tuple[Path, bool]]:
     for path in inputs:
         if path.is_dir():
-            yield from ((child, False) for child in sorted(path.rglob("*")))
+            yield from ((child, False) for child in below(path))
         elif path.exists() or path.is_symlink():
             yield path, True
         else:
             raise RequestError(
                 f"no such file: {path}", "a FITS tile or a folder of tiles or stamps"
             )
+
+
+def below(folder: Path) -> list[Path]:
+    """List what is in a folder and all its sub-folders, linked ones too, each folder once."""
+    found: list[Path] = []
+    seen: set[tuple[int, int]] = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        here = os.stat(parent)
+        if (here.st_dev, here.st_ino) in seen:
+            folders.clear()  # a link back up, or a second way to the same place
+            continue
+        seen.add((here.st_dev, here.st_ino))
+        found += [Path(parent, name) for name in (*folders, *names)]
+    return sorted(found)
 
 
 def _chips(files: TileFiles) -> list[TileFiles]:
@@ -163,11 +181,12 @@ def split_chip(path: Path) -> tuple[Path, int | str | None]:
 
 
 def identify(path: Path) -> dict[str, Any]:
-    """Tell a file's content by its size and headers, without reading the pixels.
+    """Tell a file's content by its size, its headers and samples of its bytes.
 
-    DATASUM cards, where there are some, stand in the headers. A gzipped file is told by its
-    trailer (CRC-32 and length) instead, and a picture by all its bytes. Of a file with several
-    CCDs, the first header and that of the CCD count.
+    DATASUM cards, where there are some, stand in the headers; pixels that changed everywhere under
+    the same header, as by a new calibration in place, show in the samples. A gzipped file is told
+    by its trailer (CRC-32 and length) instead, and a picture by all its bytes. Of a file with
+    several CCDs, the first header and that of the CCD count.
     """
     digest = hashlib.sha256()
     path, chip = split_chip(path)
@@ -183,7 +202,19 @@ def identify(path: Path) -> dict[str, Any]:
             with quietly(), fits.open(path) as hdus:
                 for hdu in hdus if chip is None else (hdus[0], hdus[chip]):
                     digest.update(hdu.header.tostring().encode())
+            _sample(path, size, digest)
     except READ_ERRORS as error:
         return {"name": path.name, "unreadable": type(error).__name__}
     found = {"name": path.name, "bytes": size, "header": digest.hexdigest()}
     return found if chip is None else {**found, "hdu": chip}
+
+
+def _sample(path: Path, size: int, digest: hashlib._Hash) -> None:
+    """Take blocks that are spread evenly over a file into its digest."""
+    steps = range(_SAMPLES) if size > _SAMPLES * _SAMPLE_BYTES else ()
+    with path.open("rb", buffering=0) as file:
+        for step in steps:
+            file.seek(step * (size - _SAMPLE_BYTES) // (_SAMPLES - 1))
+            digest.update(file.read(_SAMPLE_BYTES))
+        if not steps:
+            digest.update(file.read())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -37,11 +38,13 @@ __all__ = [
 
 
 def salvage_footprint(files: TileFiles, survey: Survey) -> Footprint | None:
-    """Tell where a tile lies that can't be opened as a whole, from any image with a header."""
+    """Tell where a tile lies that can't be opened as a whole, from any image's header."""
     for band in files.paths:
         with ExitStack() as stack:
             try:
-                return _footprint(files.name, _open_plane(OpenFiles(stack), files, survey, band))
+                path, hdu, layer = _place(files, survey, band, "image")
+                hdus, image = OpenFiles(stack).image(path, hdu, layer)
+                return footprint_of(files.name, path, image.header, hdus, image.shape[-2:])
             except UnitError:
                 continue
     return None
@@ -50,6 +53,23 @@ def salvage_footprint(files: TileFiles, survey: Survey) -> Footprint | None:
 def _open_plane(
     opened: OpenFiles, files: TileFiles, survey: Survey, band: str, kind: Any = "image"
 ) -> Plane:
+    path, hdu, layer = _place(files, survey, band, kind)
+    try:
+        plane = opened.plane(path, hdu, layer)
+    except UnitError as error:
+        # In a file that holds all bands, an HDU that isn't there is a band that isn't there.
+        if error.reason == "no_image" and "{band}" in str(survey.files.hdus.get(kind)):
+            raise UnitError("missing_band", error.what, error.expected, error.remedy) from error
+        raise
+    if kind == "image":
+        _check_band(plane, survey, band)
+    return plane
+
+
+def _place(
+    files: TileFiles, survey: Survey, band: str, kind: Any
+) -> tuple[Path, int | str | None, int | None]:
+    """File, HDU and layer of a plane."""
     path = files.paths.get(band, {}).get(kind)
     if path is None:
         raise UnitError("missing_band", f"{files.name} has no {band} {kind}", "every band")
@@ -62,16 +82,7 @@ def _open_plane(
     path, chip = split_chip(path)
     hdu = survey.files.hdu_of(kind, band) if chip is None else chip
     cube = survey.files.cube
-    try:
-        plane = opened.plane(path, hdu, cube.index(band) if cube and kind != "psf" else None)
-    except UnitError as error:
-        # In a file that holds all bands, an HDU that isn't there is a band that isn't there.
-        if error.reason == "no_image" and "{band}" in str(survey.files.hdus.get(kind)):
-            raise UnitError("missing_band", error.what, error.expected, error.remedy) from error
-        raise
-    if kind == "image":
-        _check_band(plane, survey, band)
-    return plane
+    return path, hdu, cube.index(band) if cube and kind != "psf" else None
 
 
 def _check_band(plane: Plane, survey: Survey, band: str) -> None:

@@ -215,7 +215,11 @@ def test_a_file_without_a_band_serves_all_bands(tmp_path: Path) -> None:
     header = tan_wcs(shape_YX=SHAPE_YX, scale_arcsec=0.262).to_header()
     bits = np.zeros(SHAPE_YX, np.int32)
     bits[0, 0], bits[0, 1], bits[0, 2] = 1 << 2, 1 << 3, 1 << 6
-    fits.CompImageHDU(bits, header).writeto(tmp_path / "legacysurvey-0001p000-maskbits.fits.fz")
+    fits.HDUList(
+        [fits.PrimaryHDU()]
+        + [fits.CompImageHDU(plane, header, name=name)
+           for name, plane in (("MASKBITS", bits), ("WISEM1", bits * 0), ("WISEM2", bits * 0))]
+    ).writeto(tmp_path / "legacysurvey-0001p000-maskbits.fits.fz")  # fmt: skip
     for band in "gr":
         for kind, plane in (("image", IMAGE), ("invvar", 1 / VARIANCE)):
             # Quantisation would change the pixels a little.

@@ -41,6 +41,24 @@ def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
         assert part in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("value = { u = 0.0, g = 0.0, r = 0.0, I = 0.0 }", "zero_point.value has ['I']"),
+        ("value = { u = 0.0, g = 0.0, r = 0.0 }", "zero_point.value lacks ['i']"),
+        ("value = 0.0\n[mask]\nbad = { g = 2, R = 2 }", "mask.bad has ['R']"),
+    ],
+)
+def test_a_band_that_is_none_is_told(tmp_path: Path, given: str, said: str) -> None:
+    shipped = (resources.files("lensfinder") / "surveys" / "kids.toml").read_text()
+    before, _, after = shipped.partition("value = 0.0")
+    rest = after if "[mask]" not in given else after.partition("[mask]")[0]
+    (tmp_path / "own.toml").write_text(before + given + rest)
+    with pytest.raises(RequestError) as caught:
+        survey.load(str(tmp_path / "own.toml"))
+    assert said in str(caught.value)
+
+
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"name = ", None])
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "own.toml"

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from lensfinder import schema, tables
+from lensfinder import catalogs, schema, tables
 from lensfinder.errors import RequestError
 
 IDS = st.text(
@@ -69,14 +69,15 @@ COLUMNS = {
 
 
 @pytest.mark.parametrize(
-    "suffix", [".csv", ".ecsv", ".fits", ".vot", ".xml", ".parquet", ".fits.gz"]
+    "suffix", [".csv", ".tsv", ".ecsv", ".fits", ".vot", ".xml", ".parquet", ".fits.gz"]
 )
 def test_every_kind_of_file_gives_the_same_columns(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"c{suffix}"
     if suffix == ".parquet":
         tables.write_columns(path, COLUMNS)
     else:
-        kinds = {".csv": "ascii.csv", ".ecsv": "ascii.ecsv", ".fits": "fits", ".fits.gz": "fits"}
+        kinds = {".csv": "ascii.csv", ".tsv": "ascii.tab", ".ecsv": "ascii.ecsv"}
+        kinds |= {".fits": "fits", ".fits.gz": "fits"}
         Table(COLUMNS).write(path, format=kinds.get(suffix, "votable"))
     read = tables.read_catalog(path)
     assert {name: values.tolist() for name, values in read.items()} == {
@@ -93,6 +94,15 @@ def test_a_csv_cell_is_not_taken_for_what_it_resembles(tmp_path: Path) -> None:
         path = tmp_path / f"{name}.csv"
         path.write_text("\n".join([f"{name},ra,dec", *(f"{one},1,2" for one in ids)]))
         assert tables.read_catalog(path, columns)["id"].tolist() == ids
+
+
+def test_a_number_that_stands_for_no_magnitude_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "c.csv"
+    path.write_text("id, ra, dec, mag_r, kept\na,1,2,-99,-99\nb,1,2,99,1\nc,1,2,20,1\n")
+    read = tables.read_catalog(path, {"kept": "kept"})
+    assert np.isnan(read["mag_r"][:2]).all()
+    assert read["mag_r"][2] == 20
+    assert read["kept"].tolist() == [-99, 1, 1]
 
 
 def test_columns_under_unusual_names(tmp_path: Path) -> None:
@@ -276,6 +286,20 @@ def test_the_largest_ids_stay_exact(tmp_path: Path, suffix: str, masked: bool) -
 def test_reddening_is_known_by_its_usual_names(tmp_path: Path, name: str) -> None:
     (tmp_path / "t.csv").write_text(f'id,ra,dec,mag_r,"{name}"\na,1,2,20,0.05\n')
     assert tables.read_catalog(tmp_path / "t.csv")["ebv"] == pytest.approx(0.05)
+
+
+def test_every_export_carries_any_text(tmp_path: Path) -> None:
+    columns = {"id": np.array(["Äpfel", "=1+1", "a\x1b[2Jb"], object), "ra": np.zeros(3)}
+    columns["dec"] = columns["ra"]
+    expected = {
+        ".fits": ["\\xc4pfel", "=1+1", "ab"],
+        ".ecsv": ["Äpfel", "'=1+1", "ab"],
+        ".vot": ["Äpfel", "=1+1", "ab"],
+    }
+    for suffix, form in ((".ecsv", "ascii.ecsv"), (".fits", "fits"), (".vot", "votable")):
+        tables.write_astropy(tmp_path / f"t{suffix}", columns, form)
+        read = tables.read_table(tmp_path / f"t{suffix}")["id"]
+        assert [catalogs.text(value) for value in read] == expected[suffix]
 
 
 def test_an_id_like_a_comment_survives_every_export(tmp_path: Path) -> None:

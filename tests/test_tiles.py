@@ -291,6 +291,30 @@ def test_identity_follows_size_and_header_but_not_time_or_place(tmp_path: Path) 
     assert tiles.identify(paths[0]) != tiles.identify(paths[1])
 
 
+@pytest.mark.parametrize("side", [8, 600])
+def test_pixels_calibrated_anew_under_the_same_header_are_another_file(
+    tmp_path: Path, side: int
+) -> None:
+    path, image = tmp_path / "t.fits", np.ones((side, side), np.float32)
+    fits.PrimaryHDU(image, fits.Header({"OBJECT": "sky"})).writeto(path)
+    before, header = tiles.identify(path), fits.getheader(path)
+    with fits.open(path, mode="update") as hdus:
+        hdus[0].data *= 3
+    assert fits.getheader(path).tostring() == header.tostring()
+    assert tiles.identify(path) != before
+
+
+def test_linked_folders_are_searched_once_and_loops_end(tmp_path: Path) -> None:
+    wcs = tan_wcs(shape_YX=IMAGE.shape)
+    for name in ("tiles/1", "elsewhere"):
+        write_kids_tile(tmp_path / name, f"{len(name)}_0", {"r": IMAGE}, wcs)
+    (tmp_path / "tiles" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "tiles" / "again").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "up").symlink_to(tmp_path / "tiles")
+    found = tiles.find([tmp_path / "tiles"], KIDS, ("r",))
+    assert [files.name for files in found] == ["KiDS_DR4.0_7_0", "KiDS_DR4.0_9_0"]
+
+
 def test_files_are_grouped_by_name(tmp_path: Path) -> None:
     wcs = tan_wcs(shape_YX=IMAGE.shape)
     for name in ("b", "a"):

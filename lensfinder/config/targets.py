@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Literal
 
 from pydantic import Field
@@ -11,6 +12,11 @@ from lensfinder.config.fields import INPUT, Fraction, InputPath, Listed, OddSize
 
 class TargetsConfig(Section):
     """Which objects of which tiles: shared by `cutout` and by `infer` on tiles."""
+
+    def meant_for_tiles(self, used: Collection[str]) -> str:
+        """Say which of the given keys mean nothing for stamps that are cut already."""
+        vain = sorted((self.model_fields_set & TargetsConfig.model_fields.keys()) - {*used})
+        return f"note: of no use for stamps that are cut already: {', '.join(vain)}" * bool(vain)
 
     catalog: InputPath | None = Field(
         None,

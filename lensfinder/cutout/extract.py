@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from lensfinder import schema, stamps
 from lensfinder.bands import BandPixels, Pixels
+from lensfinder.catalogs import REDSHIFT_NAMES
 from lensfinder.tilepsf import psf_sources
 from lensfinder.tiles import Tile
 
@@ -145,7 +146,11 @@ def extract(
         "y": targets["y"],
         "dx": dx,
         "dy": dy,
-        **{name: values for name, values in targets.items() if name.startswith("mag_")},
+        **{
+            name: values
+            for name, values in targets.items()
+            if name.startswith("mag_") or name in REDSHIFT_NAMES
+        },
         **(psf_columns(tile, targets["x"], targets["y"]) if psf is None else psf),
         "flags": flags,
     }

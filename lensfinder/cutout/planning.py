@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lensfinder import tables, tiles
+from lensfinder import tables, tilefiles, tiles
 from lensfinder.config import CutoutConfig, TargetsConfig
 from lensfinder.cutout import detection
 from lensfinder.cutout.detection import detect_unit
 from lensfinder.cutout.moved import refuse_moved
-from lensfinder.cutout.select import NAMED, dereddened, within
+from lensfinder.cutout.select import NAMED, dereddened, respelled, within
 from lensfinder.cutout.targets import Ownership, assign
 from lensfinder.cutout.travel import from_plain, meaning, plain_paths
-from lensfinder.errors import RequestError, UnitError
+from lensfinder.errors import RequestError, UnitError, counted
 from lensfinder.footprints import Footprint
 from lensfinder.runs import Failure, Run, Unit
 from lensfinder.survey import Survey
@@ -209,6 +209,14 @@ def plan_targets(
         readable = kept
     else:
         targets, ownership = catalog, assign(catalog["ra"], catalog["dec"], footprints)
+        lost = int((ownership.owner_N < 0).sum())
+        nowhere = len(found) - len(readable)
+        if lost and nowhere:
+            run.notices.append(
+                f"note: {counted(lost, 'listed target')} in no tile whose place is known, and "
+                f"{counted(nowhere, 'unreadable tile')} whose place is not"
+            )
+    targets = respelled(targets, survey.bands)
     corrected: list[str] = []
     if config.deredden:
         by_ebv = survey.dust.coefficients if survey.dust else {}
@@ -371,8 +379,9 @@ def plan_stamps(inputs: Sequence[Path], survey: Survey, bands: tuple[str, ...]) 
     found = tiles.find(inputs, survey, bands)
     labels: dict[str, int] = {}
     for folder in inputs:
-        for path in sorted(folder.rglob("classifications.csv")) if folder.is_dir() else ():
-            labels |= tables.read_labels(path)
+        for path in tilefiles.below(folder) if folder.is_dir() else ():
+            if path.name == "classifications.csv":
+                labels |= tables.read_labels(path)
     jobs = []
     for start in range(0, len(found), _STAMPS_A_UNIT):
         part = tuple(found[start : start + _STAMPS_A_UNIT])

@@ -68,6 +68,21 @@ def _column(columns: Columns, name: str) -> NDArray[Any]:
     return columns[name]
 
 
+def respelled(columns: Columns, bands: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """Name magnitudes and extinctions by the survey's bands, whatever their case.
+
+    A column already spelled like the band wins over one that is not.
+    """
+    spelled = {band.lower(): band for band in bands}
+
+    def spell(name: str) -> str:
+        stem, _, band = name.rpartition("_")
+        return f"{stem}_{spelled.get(band.lower(), band)}" if stem in _PER_BAND else name
+
+    exact = {name: values for name, values in columns.items() if spell(name) == name}
+    return {spell(name): values for name, values in columns.items()} | exact
+
+
 def dereddened(
     columns: Columns, bands: Sequence[str], coefficients: Mapping[str, float]
 ) -> tuple[dict[str, NDArray[Any]], list[str]]:
@@ -76,8 +91,8 @@ def dereddened(
     Parameters
     ----------
     columns : mapping of name to (N,) array
-        ``extinction_<band>`` in mag is taken off ``mag_<band>``; band names match whatever their
-        case. Without it, ``ebv`` in mag counts, where it is known.
+        ``extinction_<band>`` in mag is taken off ``mag_<band>``. Without it, ``ebv`` in mag counts,
+        where it is known.
     bands : sequence of str
     coefficients : mapping of band to float
         Extinction for E(B-V) = 1.
@@ -89,14 +104,7 @@ def dereddened(
     corrected : list of str
         Bands that were.
     """
-    spelled = {band.lower(): band for band in bands}
-
-    def spell(name: str) -> str:
-        stem, _, band = name.rpartition("_")
-        return f"{stem}_{spelled.get(band.lower(), band)}" if stem in _PER_BAND else name
-
-    # A column already spelled like the band wins over one that is not.
-    named = {spell(name): values for name, values in columns.items()} | dict(columns)
+    named = dict(columns)
     corrected = []
     for band in bands:
         extinction = named.get(f"extinction_{band}")

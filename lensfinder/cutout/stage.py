@@ -72,10 +72,16 @@ def _unit(job: planning.Job, run: Run, this: Survey, bands: tuple[str, ...]) -> 
     )
 
 
+# What is asked of stamps that others have cut.
+_OF_STAMPS = ("bands", "size", "max_bad_fraction")
+
+
 def _stamp_units(run: Run, this: Survey, bands: tuple[str, ...]) -> list[Unit]:
     """Give each unit some of the stamps that others have cut."""
     config = run.config.cutout
     jobs = planning.plan_stamps(config.tiles, this, bands)
+    if note := config.meant_for_tiles(_OF_STAMPS):
+        run.notices.append(note)
     run.notes["selection"] = {
         **dict.fromkeys(("catalogue", "inside", "selected"), sum(len(job.objects) for job in jobs)),
         "selected_fraction": 1.0,

@@ -238,6 +238,39 @@ def test_the_next_covering_tile_takes_a_broken_ones_targets(
             assert first.image[:].tobytes() == second.image[:].tobytes()
 
 
+def test_targets_on_a_tile_without_pixels_are_failed_and_not_forgotten(
+    tmp_path: Path, command: Command
+) -> None:
+    sky = tmp_path / "tiles"
+    fine, broken = write_tile(sky, "10_0", 10.0), write_tile(sky, "20_0", 20.0)
+    ids = write_targets(tmp_path / "targets.csv", *np.array([*fine, *broken]).T)
+    truncate(0.5)(sky / "KiDS_DR4.0_20_0_g_sci.fits")
+    said = command(
+        "cutout", sky, "-o", tmp_path / "out", "--bands", "g", "--size", 21, "--engine", "serial",
+        "--catalog", tmp_path / "targets.csv",
+    )  # fmt: skip
+    assert said.code == 3
+    assert check_ledger(tmp_path / "out", ids) == {"ok": 3, "failed": 3}
+    ledger = tables.read_columns(tmp_path / "out" / "ledger.parquet")
+    assert set(ledger["id"][ledger["outcome"] == "failed"]) == set(ids[3:])
+
+
+def test_products_that_a_run_does_not_count_are_named(tmp_path: Path, command: Command) -> None:
+    sky = tmp_path / "tiles"
+    positions = [*write_tile(sky, "10_0", 10.0), *write_tile(sky, "20_0", 20.0)]
+    write_targets(tmp_path / "targets.csv", *np.array(positions).T)
+    arguments = ["--size", 21, "--engine", "serial", "--catalog", tmp_path / "targets.csv"]
+    arguments += ["-o", tmp_path / "out"]
+    first, second = (sorted(sky.glob(f"*_{name}_0_*")) for name in (10, 20))
+    assert "earlier run" not in command("cutout", *first, *arguments).out
+    said = command("cutout", *second, *arguments)
+    assert said.code == 0
+    assert "earlier run" in said.out + said.err
+    assert "KiDS_DR4.0_10_0.h5" in said.out + said.err
+    assert "removed" in (swept := command("status", tmp_path / "out", "--clean").out)
+    assert "KiDS_DR4.0_10_0.h5" in swept
+
+
 def test_shares_of_a_broken_run_make_up_the_whole(tmp_path: Path, command: Command) -> None:
     sky = tmp_path / "tiles"
     positions = overlapping(sky, {"10_0": 10.0, "10_1": 10.001, "10_2": 10.002})

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from skies import sky_YX, tan_wcs, write_kids_tile
 
 from lensfinder import shards, tables
-from lensfinder.cutout.select import dereddened, lrg_petrillo2017, within
+from lensfinder.cutout.select import dereddened, lrg_petrillo2017, respelled, within
 from lensfinder.errors import RequestError
 from lensfinder.ledger import products_of, read_index
 
@@ -53,7 +53,9 @@ def test_ranges_are_of_columns_and_differences() -> None:
 
 def test_extinction_is_taken_off_once() -> None:
     listed = columns(mag_g=[20.0], mag_R=[19.0], extinction_G=[0.3], extinction_r=[0.2], size=[1.0])
-    corrected, bands = dereddened(listed, ["u", "g", "r"], {})
+    named = respelled(listed, ["u", "g", "r"])
+    assert sorted(named) == sorted([name.lower() for name in listed])
+    corrected, bands = dereddened(named, ["u", "g", "r"], {})
     assert bands == ["g", "r"]
     assert corrected["mag_g"][0] == pytest.approx(19.7)
     assert corrected["mag_r"][0] == pytest.approx(18.8)
