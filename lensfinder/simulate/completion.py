@@ -32,8 +32,37 @@ def value_or(value: float | str | None, default: float) -> float:
     return default if value is None or math.isnan(float(value)) else float(value)
 
 
-def has_light(row: Row, bands: tuple[str, ...]) -> bool:
-    return any(math.isfinite(float(row[f"mag_{p}_{b}"])) for p in ("bulge", "disc") for b in bands)
+def light_problems(row: Row, kind: str, bands: tuple[str, ...]) -> list[str]:
+    """What the light of a modelled negative lacks: "column: what is wrong with it"."""
+    problems = []
+    parts = {
+        part: [b for b in bands if math.isfinite(float(row[f"mag_{part}_{b}"]))]
+        for part in ("bulge", "disc", "partner")
+    }
+    dark = [band for band in bands if band not in parts["bulge"] + parts["disc"]]
+    if dark:
+        problems.append(f"mag_bulge_{dark[0]}: missing; a {kind} needs light in {', '.join(dark)}")
+    for part, lit in parts.items():
+        # What has no size is a star.
+        if lit and float(row[f"{part}_re_arcsec"]) != 0:
+            needed = ("re_arcsec", "q", "pa_deg", *(("n",) if part != "disc" else ()))
+            problems += _missing(row, part, needed, f"a {part} with light")
+    number = 1
+    while f"companion_{number}_fraction" in row:
+        name = f"companion_{number}"
+        if math.isfinite(float(row[f"{name}_fraction"])):
+            needed = ("x_arcsec", "y_arcsec", "re_arcsec", "n", "q", "pa_deg")
+            problems += _missing(row, name, needed, "a companion")
+        number += 1
+    return problems
+
+
+def _missing(row: Row, part: str, names: tuple[str, ...], whose: str) -> list[str]:
+    return [
+        f"{part}_{name}: missing; {whose} needs it"
+        for name in names
+        if math.isnan(float(row[f"{part}_{name}"]))
+    ]
 
 
 def complete_lens(
@@ -113,7 +142,7 @@ def _complete_light(row: Row, setting: Setting, sigma_v: float, z: float) -> Non
     row["bulge_pa_deg"] = value_or(row["bulge_pa_deg"], float(row["pa_lens_deg"]))
     colours = _typical_colours(setting, "early_type", z)
     told = {b: mag for b in bands if math.isfinite(mag := float(row[f"mag_bulge_{b}"]))}
-    if not told and has_light(row, bands):
+    if not told and any(math.isfinite(float(row[f"mag_disc_{band}"])) for band in bands):
         return  # a disc alone
     if not told:
         told = {b: mag for b in bands if math.isfinite(mag := float(row[f"mag_{b}"]))}

@@ -194,7 +194,8 @@ def draw_on_host(
             _rescale(row, cosmology.theta_e_arcsec(sigma_v, host.z, z_source))
         if rules.shape == "of_host":
             _turn_to(row, host.shape)
-    if rules.peak_ratio is not None and kind != "galaxy":
+    # A host whose core is masked has no peak to go by.
+    if rules.peak_ratio is not None and kind != "galaxy" and host.peak_njy > 0:
         ratio = rules.peak_ratio.sample(generator(seed, 11, index))
         row["feature_peak_ratio"], row["feature_peak_njy"] = ratio, ratio * host.peak_njy
     for band in bands:

@@ -22,10 +22,7 @@ from lensfinder.simulate.families import (
     position_angle_deg,
 )
 from lensfinder.simulate.recipe import Population
-from lensfinder.simulate.sections import Source
-
-MAX_CLUMPS = 5
-MAX_COMPANIONS = 3
+from lensfinder.simulate.sections import MAX_CLUMPS, MAX_COMPANIONS, Source
 
 Bands = tuple[str, ...]
 Rng = np.random.Generator
@@ -130,7 +127,7 @@ def _spiral(row: Row, population: Population, bands: Bands, rng: Rng) -> None:
     q = recipe.q.sample(rng)
     drawn = late_type(row, population, bands, rng, q, bulge_fraction, recipe.mag_r)
     mag_disc = drawn.mag_disc_r
-    row["arm_count"] = recipe.arm_count.sample(rng)
+    row["arm_count"] = float(max(round(recipe.arm_count.sample(rng)), 1))
     row["arm_pitch_deg"] = recipe.arm_pitch_deg.sample(rng) * (1 if rng.random() < 0.5 else -1)
     row["arm_phase_deg"] = rng.uniform(0, 360)
     row["arm_sharpness"] = recipe.arm_sharpness.sample(rng)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -129,6 +131,34 @@ class Setting:
             material=material,
         )
 
+    @functools.cached_property
+    def tag(self) -> str:
+        """What sets modelled galaxies of this run apart from those of others, 8 letters."""
+        said = f"{self.seed} {self.population.model_dump_json()}"
+        return hashlib.sha256(said.encode()).hexdigest()[:8]
+
+    def host_id(self, name: str) -> str:
+        """Name of the modelled host of a mock."""
+        return f"host-{self.tag}-{name}"
+
+    def split_of_modelled(self, name: str) -> str:
+        """Split of a mock on a modelled host."""
+        return split_of(self.host_id(name), self.val_fraction, self.test_fraction)
+
+    def source_id(self, row: Row, name: str) -> str:
+        """Name of the source in a mock: a modelled one is its own, an image the file's."""
+        if row["kind"] != "lens":
+            return ""
+        stamp = float(row["source_stamp"])
+        if self.material is None or self.material.sources is None or math.isnan(stamp):
+            return f"source-{self.tag}-{name}"
+        return self.material.source_ids[int(stamp)]
+
+    def sources_of(self, split: str) -> np.ndarray:
+        """Which source images mocks of a split may show."""
+        assert self.material is not None
+        return self.material.sources_of(split, self.val_fraction, self.test_fraction)
+
 
 def mock_id(index: int, prefix: str = "mock") -> str:
     """Name of a mock."""
@@ -155,27 +185,28 @@ def make_modelled(setting: Setting, indices: range, prefix: str = "mock") -> Moc
         raise ValueError(f"{indices} does not start with a chunk of {CHUNK}")
     # The last chunk is rendered whole, so that its mocks don't change as the count grows.
     whole = range(indices.start, indices.start + -(-len(indices) // CHUNK) * CHUNK)
-    rows = [modelled_row(setting, setting.seed, i) for i in whole]
+    rows = [modelled_row(setting, setting.seed, i, prefix) for i in whole]
     observed = observe(rows, setting, [(setting.seed, i) for i in whole])
     ids = [mock_id(i, prefix) for i in indices]
-    shares = setting.val_fraction, setting.test_fraction
     contract = contract_columns(
         ids,
-        host_id=[f"host-{name}" for name in ids],
-        split=[split_of(f"host-{name}", *shares) for name in ids],
+        host_id=[setting.host_id(name) for name in ids],
+        split=[setting.split_of_modelled(name) for name in ids],
         noise=[(setting.seed, i) for i in indices],
-        has_source=[row["kind"] == "lens" for row in rows[: len(ids)]],
+        source_id=[setting.source_id(row, name) for row, name in zip(rows, ids, strict=False)],
     )
     return assemble(*observed, rows[: len(ids)], contract | {"flags": flags_of(observed[1])})
 
 
-def modelled_row(setting: Setting, seed: int, index: int) -> Row:
+def modelled_row(setting: Setting, seed: int, index: int, prefix: str = "mock") -> Row:
     """All that there is to know of a modelled mock, as precise as it is stored."""
     population, sky = setting.population, setting.sky
     conditions = draw_conditions(population, sky.psf_fwhm_arcsec, sky.sky_rms_njy, seed, index)
     row = {**draw(population, setting.observation.bands, seed, index), **conditions}
     if setting.material is not None:
-        setting.material.choose(row, setting.observation.bands, seed, index)
+        split = setting.split_of_modelled(mock_id(index, prefix))
+        usable = setting.sources_of(split)
+        setting.material.choose(row, setting.observation.bands, seed, index, usable)
     return as_stored(row)
 
 
@@ -332,7 +363,7 @@ def contract_columns(
     host_id: list[str],
     split: list[str],
     noise: Sequence[tuple[int, int]],
-    has_source: list[bool],
+    source_id: list[str],
     place: Mapping[str, Any] | None = None,
 ) -> dict[str, np.ndarray]:
     """Columns of the contract that rows don't bring along.
@@ -341,7 +372,7 @@ def contract_columns(
     ----------
     ids, host_id, split : of each mock
     noise : seed and index of each mock's noise, by which it can be made again
-    has_source : whether a lensed source is in it; its id is the mock's own, so never shared
+    source_id : of the lensed source in it; empty where there is none
     place : ra, dec, tile, x, y and flags of real hosts; modelled ones are nowhere
     """
     n = len(ids)
@@ -353,14 +384,13 @@ def contract_columns(
         "y": np.full(n, math.nan),
         "flags": np.zeros(n, dtype=np.int32),
     }
-    sources = [f"source-{i}" if has else "" for i, has in zip(ids, has_source, strict=True)]
     return {
         "id": np.array(ids),
         **nowhere,
         **(place or {}),
         "split": np.array(split),
         "host_id": np.array(host_id),
-        "source_id": np.array(sources),
+        "source_id": np.array(source_id),
         "noise_seed": np.array([seed for seed, _ in noise], dtype=np.int64),
         "noise_index": np.array([index for _, index in noise], dtype=np.int64),
     }

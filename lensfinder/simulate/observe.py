@@ -86,18 +86,23 @@ def unbroadened_fwhm(fwhm_arcsec: Tensor, pixel_arcsec: float, beta: float | Non
     ValueError
         if an observed FWHM is not a number, or not wider than a pixel makes a point
     """
+    least = narrowest_fwhm(pixel_arcsec, beta)
+    width2 = fwhm_arcsec**2 - least**2
+    if not bool((width2 > 0).all()):
+        raise ValueError(
+            f"PSF FWHM is {float(fwhm_arcsec.min()):.3g} arcsec; expected more than {least:.3g}, "
+            f"which a pixel of {pixel_arcsec} arcsec alone gives"
+        )
+    return torch.sqrt(width2)
+
+
+def narrowest_fwhm(pixel_arcsec: float, beta: float | None = None) -> float:
+    """FWHM that pixels alone give a point, arcsec; parameters as in `unbroadened_fwhm`."""
     factor = 2 / 3 * math.log(2)
     if beta is not None:
         half = 2 ** (1 / beta)
         factor = 2 / 3 * (half - 1) * (1 + (beta + 1) / half)
-    width2 = fwhm_arcsec**2 - factor * pixel_arcsec**2
-    if not bool((width2 > 0).all()):
-        raise ValueError(
-            f"PSF FWHM is {float(fwhm_arcsec.min()):.3g} arcsec; expected more than "
-            f"{math.sqrt(factor) * pixel_arcsec:.3g}, which a pixel of {pixel_arcsec} arcsec "
-            "alone gives"
-        )
-    return torch.sqrt(width2)
+    return math.sqrt(factor) * pixel_arcsec
 
 
 def convolve_and_sample(scene_fft: Tensor, otf: Tensor, supersampling: int) -> Tensor:

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from lensfinder import shards, tables
+from lensfinder import catalogs, shards, tables
 from lensfinder.config import SimulateConfig
 from lensfinder.errors import RequestError
 from lensfinder.ledger import products_of
-from lensfinder.simulate import hosts
+from lensfinder.simulate import cosmology, hosts
 from lensfinder.simulate.families import Row
 from lensfinder.simulate.inputs import check_stamps
 from lensfinder.simulate.mocks import (
@@ -34,8 +34,6 @@ from lensfinder.simulate.truth import Truth
 _APERTURE_SIGMA_ARCSEC = 1.2
 # Within which a galaxy's peak is looked for.
 _CORE_ARCSEC = 1.0
-# Columns of a catalogue that hold a galaxy's redshift, best first.
-_REDSHIFTS = ("z_spec", "z_lens", "redshift", "z_phot", "z_host")
 
 
 @dataclass(frozen=True)
@@ -115,6 +113,8 @@ def make_painted(
     prefix : of their ids
     """
     observation, seed = setting.observation, setting.seed
+    shares = setting.val_fraction, setting.test_fraction
+    splits = [split_of(host.cell, *shares) for host in chosen]
     pixels, catalog = _read(chosen, observation)
     rows = [
         as_stored(
@@ -125,18 +125,20 @@ def make_painted(
                 catalog[k],
                 setting,
                 indices[k],
+                splits[k],
             )
         )
         for k, host in enumerate(chosen)
     ]
     noise = [(seed, index) for index in indices]
     image_NCHW, truth = _paint(pixels["image"], rows, setting, noise)
+    ids = [mock_id(i, prefix) for i in indices]
     contract = contract_columns(
-        [mock_id(i, prefix) for i in indices],
+        ids,
         host_id=[host.host_id for host in chosen],
-        split=[split_of(host.cell, setting.val_fraction, setting.test_fraction) for host in chosen],
+        split=splits,
         noise=noise,
-        has_source=[row["kind"] == "lens" for row in rows],
+        source_id=[setting.source_id(row, name) for row, name in zip(rows, ids, strict=True)],
         place=_place(catalog),
     )
     return assemble(image_NCHW, pixels["mask"], truth, rows, contract)
@@ -195,6 +197,12 @@ def _read(
     return pixels, catalog
 
 
+def _redshift(entry: Mapping[str, Any]) -> float:
+    """The best one that is known; a survey's -1 or -99 is none."""
+    told = (float(entry[name]) for name in catalogs.REDSHIFT_NAMES if name in entry)
+    return next((z for z in told if 0 < z < cosmology.Z_MAX), math.nan)
+
+
 def _draw_row(
     host: Host,
     image_CYX: np.ndarray,
@@ -202,6 +210,7 @@ def _draw_row(
     entry: dict[str, Any],
     setting: Setting,
     index: int,
+    split: str,
 ) -> Row:
     population, observation, sky = setting.population, setting.observation, setting.sky
     bands, reference = observation.bands, observation.reference_band
@@ -234,7 +243,7 @@ def _draw_row(
         positive=hosts.is_positive(host.host_id, population.positive_fraction),
         host=hosts.HostGalaxy(
             mag=float(entry.get(f"mag_{reference}", math.nan)),
-            z=next((float(entry[name]) for name in _REDSHIFTS if name in entry), math.nan),
+            z=_redshift(entry),
             shape=shape,
             peak_njy=float(seen[near].max(initial=0.0)),
         ),
@@ -244,5 +253,5 @@ def _draw_row(
     row["dx"], row["dy"] = float(entry["dx"]), float(entry["dy"])
     row |= conditions
     if setting.material is not None:
-        setting.material.choose(row, bands, setting.seed, index)
+        setting.material.choose(row, bands, setting.seed, index, setting.sources_of(split))
     return row

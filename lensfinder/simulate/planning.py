@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from lensfinder import survey, tables
 from lensfinder.commit import sha256_of
 from lensfinder.config import Config
-from lensfinder.errors import MismatchError, RequestError
+from lensfinder.errors import MismatchError, RequestError, counted
 from lensfinder.fingerprints import fingerprint
 from lensfinder.simulate import recipe
 from lensfinder.simulate.distributions import RecipeError
@@ -120,15 +120,29 @@ def plan_request(config: Config) -> Request:
         hosts, inputs["hosts"] = find_hosts(chosen, bands, sky["pixel_scale_arcsec"], keys["size"])
     real: dict[str, Any] = {}
     if any(given is not None for given in (chosen.sources, chosen.psf, chosen.sky)):
-        from lensfinder.simulate.inputs import find
+        from lensfinder.simulate.inputs import find, load
 
         scale = sky["pixel_scale_arcsec"]
         real, identity, left_out = find(chosen, bands, scale, keys["size"])
         inputs["material"] = identity
         notices += left_out
+        shares = keys["val_fraction"], keys["test_fraction"]
+        images = load(real).source_ids
+        if images and not len(load(real).sources_of("train", *shares)):
+            raise RequestError(
+                f"{counted(len(images), 'source image')} for {1 + sum(s > 0 for s in shares)} "
+                "splits, which share none",
+                "at least one image each",
+                "Give more images, or --val-fraction 0 and --test-fraction 0.",
+            )
     count = chosen.count
     if chosen.truth is not None:
         count, hosts = _plan_truth(chosen.truth, inputs, keys, hosts, real)
+    if hosts and chosen.truth is None and count > len(hosts):
+        notices.append(
+            f"note: {count} mocks on {counted(len(hosts), 'host')}, which stand in about "
+            f"{count / len(hosts):.0f} mocks each: they are no {count} independent galaxies"
+        )
     if hosts:
         # Which hosts there are decides which one an index gets; known lenses are none of them.
         inputs["host_list"] = fingerprint({"ids": [host.host_id for host in hosts]})
@@ -185,8 +199,12 @@ def _stamps(
     keys = {
         "bands": list(bands),
         "size": taken.get("size", chosen.size),
-        "val_fraction": chosen.val_fraction,
-        "test_fraction": chosen.test_fraction,
+        **{
+            key: getattr(chosen, key)
+            if stored is None or key in said
+            else stored["simulate"].get(key, getattr(chosen, key))
+            for key in ("val_fraction", "test_fraction")
+        },
     }
     return sky, keys, notices
 

@@ -17,8 +17,9 @@ import numpy as np
 from lensfinder.simulate import composite
 from lensfinder.simulate.distributions import RecipeError
 from lensfinder.simulate.families import Row, colours_minus_r
-from lensfinder.simulate.kinds import DRAW, MAX_CLUMPS, MAX_COMPANIONS
+from lensfinder.simulate.kinds import DRAW
 from lensfinder.simulate.recipe import Population
+from lensfinder.simulate.sections import MAX_CLUMPS, MAX_COMPANIONS
 
 Field = dict[str, np.ndarray]
 
@@ -279,8 +280,12 @@ def draw_members(population: Population, bands: tuple[str, ...], row: Row) -> Fi
         return make_field(np.zeros((0, 6)), np.zeros((0, len(bands))))
     rng = generator(int(row["surroundings_seed"]), 8)
     count, z = round(float(row["group_count"])), float(row["z_galaxy"])
-    # The first in r; without r, the reddest band that there is stands in.
-    first = float(row["mag_bulge_r" if "r" in bands else f"mag_bulge_{bands[-1]}"])
+    # The first in r; without r, what the reddest band that there is says of it.
+    if "r" in bands:
+        first = float(row["mag_bulge_r"])
+    else:
+        (colour,) = population.colours.early_type.typical(bands[-1:], z, rng)
+        first = float(row[f"mag_bulge_{bands[-1]}"]) - colour
     table, flux_njy = np.zeros((count, 6)), np.zeros((count, len(bands)))
     for k in range(count):
         distance, azimuth = recipe.distance_arcsec.sample(rng), rng.uniform(0, 2 * math.pi)

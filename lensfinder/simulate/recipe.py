@@ -117,6 +117,11 @@ def parse(text: str, origin: str) -> Population:
         document = _whole(text, origin)
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"{origin} is not TOML: {error}") from error
+    if useless := _drawn_by_forecast(tomllib.loads(text), document):
+        raise RecipeError(
+            f"{origin}: {', '.join(useless)} would change nothing: the base's [forecast] draws "
+            "them; expected keys of forecast.deflectors, forecast.sources or forecast.selection"
+        )
     try:
         return Population.model_validate(document)
     except ValidationError as error:
@@ -131,6 +136,26 @@ def parse(text: str, origin: str) -> Population:
             lines.append(f"{where}: {message}")
         problems = "\n  ".join(lines)
         raise RecipeError(f"{origin} has {len(lines)} error(s):\n  {problems}") from error
+
+
+# What a forecast draws jointly, in place of these.
+_OF_FORECAST = {
+    "lens": {"theta_e_arcsec", "beta_over_theta_e"},
+    "source": {"z", "min_redshift_gap", "snr", "r_e_arcsec"},
+    "early_type": set(sections.EarlyType.model_fields) - {"sersic_n"},
+}
+
+
+def _drawn_by_forecast(own: dict[str, Any], whole: dict[str, Any]) -> list[str]:
+    """Keys of a recipe's own text that its forecast overrules."""
+    if "forecast" not in whole or "base" not in own:
+        return []
+    return [
+        f"{section}.{key}"
+        for section, keys in _OF_FORECAST.items()
+        for key in own.get(section, {})
+        if key in keys
+    ]
 
 
 # Tables of which a recipe takes all from its base or nothing: shares, and what says how many

@@ -152,6 +152,19 @@ class Lens(Section):
     grf_power: Annotated[float, Field(gt=0, le=12)] = 6.0
 
 
+def _at_most(count: Distribution, most: int, name: str) -> int:
+    """The largest whole number that a count can be; too large a one is refused."""
+    largest = round(count.support()[1])
+    if largest > most:
+        raise ValueError(f"{name} goes up to {largest}; expected at most {most}")
+    return largest
+
+
+# Pieces that a row of truth has columns for.
+MAX_CLUMPS = 5
+MAX_COMPANIONS = 3
+
+
 class Source(Section):
     """The lensed galaxy; its flux follows from the signal-to-noise ratio of its image."""
 
@@ -174,6 +187,13 @@ class Source(Section):
     def _some_size(self) -> Self:
         if self.clump_sigma_arcsec is None and self.clump_sigma_in_r_e is None:
             raise ValueError("expected clump_sigma_arcsec or clump_sigma_in_r_e")
+        most = _at_most(self.clump_count, MAX_CLUMPS, "clump_count")
+        share = most * self.clump_fraction.support()[1]
+        if share >= 1:
+            raise ValueError(
+                f"{most} clumps of clump_fraction up to {self.clump_fraction.support()[1]:g} hold "
+                f"{share:g} of the source; expected less than 1 together"
+            )
         return self
 
 
@@ -252,6 +272,11 @@ class Companions(Section):
     r_e_arcsec: Length
     sersic_n: SersicIndex
     q: AxisRatio
+
+    @model_validator(mode="after")
+    def _few(self) -> Self:
+        _at_most(self.count, MAX_COMPANIONS, "count")
+        return self
 
 
 class EdgeOn(Section):

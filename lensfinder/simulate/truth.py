@@ -10,7 +10,7 @@ import difflib
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ import numpy as np
 from lensfinder import schema, tables
 from lensfinder.errors import RequestError, nearest
 from lensfinder.simulate import population
-from lensfinder.simulate.completion import complete_lens, has_light, value_or
+from lensfinder.simulate.completion import complete_lens, light_problems, value_or
 from lensfinder.simulate.families import Row
 from lensfinder.simulate.mocks import (
     Mocks,
@@ -30,6 +30,7 @@ from lensfinder.simulate.mocks import (
     observe,
 )
 from lensfinder.simulate.noise import LONGEST_CORRELATION_PIXELS
+from lensfinder.simulate.observe import narrowest_fwhm
 from lensfinder.simulate.recipe import NEGATIVE_KINDS
 from lensfinder.simulate.render import CHUNK
 from lensfinder.simulate.splits import split_of
@@ -170,9 +171,10 @@ def make(truth: Truth, setting: Setting, which: range) -> Mocks:
     rows, contract, noise = truth.part(which)
     made: list[Mocks | None] = [None] * len(rows)
     for (seed, chunk, _), slots in _in_old_places(noise).items():
+        drawn = replace(setting, seed=seed)
         numbers = [(seed, chunk * CHUNK + slot) for slot in range(CHUNK)]
         filled = [
-            rows[slots[slot]] if slot in slots else modelled_row(setting, *numbers[slot])
+            rows[slots[slot]] if slot in slots else modelled_row(drawn, *numbers[slot])
             for slot in range(CHUNK)
         ]
         image_NCHW, mask_NCHW, found = observe(filled, setting, numbers)
@@ -329,11 +331,35 @@ def _row(
     for name in _NEEDS.get(kind, ()):
         if math.isnan(float(row[name])):
             problems.append(f"{where}, {name}: missing; a row of kind {kind} needs it")
-    if not painted and kind != "lens" and not has_light(row, bands):
-        problems.append(f"{where}, mag_bulge_{bands[0]}: missing; a {kind} needs light")
+    if not painted and kind != "lens":
+        problems += [f"{where}, {problem}" for problem in light_problems(row, kind, bands)]
+    stamp = float(row["source_stamp"])
+    images = None if setting.material is None else setting.material.sources
+    if stamp >= 0 and stamp >= (0 if images is None else len(images)):
+        there = 0 if images is None else len(images)
+        problems.append(
+            f"{where}, source_stamp: {stamp:g} of {there} source images; expected --sources with "
+            "those that the table was made with"
+        )
+    problems += [f"{where}, {problem}" for problem in _seeing_problems(row, setting)]
     if not painted:
         population.add_total_magnitudes(row, bands)
     return row
+
+
+def _seeing_problems(row: Row, setting: Setting) -> list[str]:
+    """Seeing that is sharper than pixels alone make a point."""
+    observation, problems = setting.observation, []
+    beta = observation.moffat_beta if observation.psf == "moffat" else None
+    for band in observation.bands if observation.psf != "image" else ():
+        fwhm = float(row[f"psf_fwhm_{band}_arcsec"])
+        least = narrowest_fwhm(observation.pixel_scale_arcsec, beta)
+        if 0 < fwhm <= least:
+            problems.append(
+                f"psf_fwhm_{band}_arcsec: {fwhm:g}; expected more than {least:.3g}, which a pixel "
+                "alone gives"
+            )
+    return problems
 
 
 def _contract(

@@ -171,6 +171,12 @@ def test_a_peak_ratio_sets_the_peak_of_the_arc(population: Population, sky: Sky)
         else:
             assert 0.02 * 800 <= image[k].max() <= 0.30 * 800
             assert image[k].max() == pytest.approx(row["feature_peak_ratio"] * 800, rel=1e-5)
+    # A host whose core is masked has no peak: the S/N of the recipe decides.
+    masked = galaxy_of(hosts.Shape(0.7, 1.0), peak_njy=0.0)
+    row = hosts.draw_on_host(recipe_of, ("r",), "r", 3, 0, positive=True, host=masked)
+    bright, _ = hosts.paint(quiet[:1], [row | conditions], observation, rngs[:1])
+    assert np.isfinite(bright).all()
+    assert bright.max() > 0
     shot = replace(observation, electrons_per_njy=(0.5,))
     noisy, _ = hosts.paint(quiet, rows, shot, rngs)
     assert (noisy[image == 0] == 0).all()

@@ -23,6 +23,9 @@ SERIAL = runs.Execution(engine="serial", verbosity=-1)
 
 def run(folder: Path, **options: Any) -> runs.Summary:
     given = {"count": 40, "size": SIZE, "bands": BANDS} | options
+    if "sources" in given:
+        # Two images are too few for three splits.
+        given = {"val_fraction": 0.0, "test_fraction": 0.0} | given
     return runs.execute("simulate", config.load(options={"simulate": given}), folder, SERIAL)
 
 
@@ -105,6 +108,19 @@ def test_mocks_of_real_sources_psfs_and_sky_are_made_again_from_their_truth(tmp_
     steps = [np.abs(np.diff(corner / rms, axis=axis)).mean(axis=(1, 2)) for axis in (1, 2)]
     assert (np.max(steps, axis=0) > 0.9).mean() > 0.5
     assert (np.min(steps, axis=0) < 0.5).mean() > 0.5
+
+
+def test_splits_share_no_source_image(tmp_path: Path) -> None:
+    given = {"sources": galaxies(tmp_path / "galaxies.fits"), "val_fraction": 0.0}
+    assert run(tmp_path / "out", **given, test_fraction=0.3).exit_code == 0
+    _, catalog = contents(tmp_path / "out")
+    split_of = dict(zip(catalog["source_id"], catalog["split"], strict=True))
+    lens = catalog["label"] == 1
+    assert set(catalog["split"][lens]) == {"train", "test"}
+    assert len(set(catalog["source_id"][lens])) == 2
+    assert (np.vectorize(split_of.get)(catalog["source_id"][lens]) == catalog["split"][lens]).all()
+    with pytest.raises(RequestError, match="2 source images for 3 splits, which share none"):
+        run(tmp_path / "few", **given | {"val_fraction": 0.1}, test_fraction=0.3)
 
 
 def test_only_what_is_given_changes_a_mock(tmp_path: Path) -> None:

@@ -57,6 +57,31 @@ def test_all_errors_of_a_bad_recipe_at_once() -> None:
         assert part in message, part
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[companions]\ncount = {distribution='choice', values=[8], weights=[1]}", "at most 3"),
+        ("[source]\nclump_count = {distribution='choice', values=[9], weights=[1]}", "at most 5"),
+        (
+            "[source]\nclump_fraction = {distribution='uniform', low=0.3, high=0.4}",
+            "4 clumps of clump_fraction up to 0.4 hold 1.6 of the source",
+        ),
+    ],
+)
+def test_pieces_are_no_more_than_there_is_room_for(text: str, said: str) -> None:
+    with pytest.raises(RecipeError, match=said):
+        recipe.parse(f"base='general'\nname='x'\ndescription=''\n{text}", "mine.toml")
+
+
+def test_keys_that_a_forecast_overrules_are_refused() -> None:
+    text = "base='{}'\nname='x'\ndescription=''\n[lens]\nbeta_over_theta_e = {{" + (
+        "distribution='uniform', low=0.1, high=0.2}}\n"
+    )
+    assert recipe.parse(text.format("general"), "mine.toml")
+    with pytest.raises(RecipeError, match="lens.beta_over_theta_e would change nothing"):
+        recipe.parse(text.format("collett2015"), "mine.toml")
+
+
 def test_source_in_front_of_every_lens_is_refused() -> None:
     text = recipe.shipped_text("general").replace(
         'z = { distribution = "normal", mean = 1.9, sigma = 0.8, low = 0.6, high = 4.5 }',

@@ -169,3 +169,15 @@ def test_a_recipe_says_what_nobody_asked_for(tmp_path: Path) -> None:
         assert shard.size == 21
         noise = float(np.median(shard.catalog["sky_rms_g_njy"]))
         assert noise == pytest.approx(11.3 / np.sqrt(83), rel=0.1)
+
+
+def test_runs_share_names_of_hosts_and_sources_only_where_they_share_them(tmp_path: Path) -> None:
+    names = []
+    for seed in (1, 2):
+        options = {"simulate": {"count": 64, "size": 21, "bands": ("r",)}, "run": {"seed": seed}}
+        run = runs.Execution(engine="serial", verbosity=-1)
+        runs.execute("simulate", config.load(options=options), tmp_path / str(seed), run)
+        _, catalog = contents(tmp_path / str(seed))
+        names.append({*catalog["host_id"], *catalog["source_id"]} - {""})
+    assert names[0]
+    assert not names[0] & names[1]

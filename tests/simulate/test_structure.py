@@ -13,7 +13,7 @@ from lensfinder.simulate.artefacts import artefact
 from lensfinder.simulate.grid import Columns, FineGrid
 from lensfinder.simulate.mocks import Sky
 from lensfinder.simulate.observation import Observation
-from lensfinder.simulate.population import draw, draw_conditions
+from lensfinder.simulate.population import draw, draw_conditions, draw_members
 from lensfinder.simulate.recipe import Population
 from lensfinder.simulate.render import render
 from lensfinder.simulate.structure import draw_structure
@@ -40,6 +40,22 @@ def test_structure_is_as_bright_as_the_row_says(population: Population, kind: st
         np.testing.assert_array_equal(again["flux_njy"][:, 0], field["flux_njy"][:, 1])
         np.testing.assert_array_equal(again["x_arcsec"], field["x_arcsec"])
         assert kind != "galaxy" or len(field["x_arcsec"]) == 0
+
+
+@pytest.mark.parametrize("band", ["g", "VIS", "u", "i"])
+def test_members_of_a_group_are_as_much_fainter_in_any_band(
+    population: Population, band: str
+) -> None:
+    """Whether r is among the bands or not."""
+    fainter = []
+    for bands in ((band,), ("r", band)):
+        steps = []
+        for index in range(40):
+            row = draw(population, bands, 2, index, kind="group")
+            flux = draw_members(population, bands, row)["flux_njy"][:, -1]
+            steps += (31.4 - 2.5 * np.log10(flux) - float(row[f"mag_bulge_{band}"])).tolist()
+        fainter.append(np.median(steps))
+    assert fainter[0] == pytest.approx(fainter[1], abs=0.1)
 
 
 def test_knots_of_a_spiral_lie_on_its_arms(population: Population) -> None:

@@ -141,6 +141,29 @@ def test_an_unknown_column_is_told_what_it_may_stand_for(
     assert f"column {name}: unknown; expected {meant}" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"kind": ["galaxy"], "mag_bulge_r": [18.0]}, "bulge_re_arcsec: missing"),
+        ({"kind": ["galaxy"], "mag_bulge_r": [18.0]}, "mag_bulge_g: missing"),
+        ({"psf_fwhm_r_arcsec": [0.1]}, "psf_fwhm_r_arcsec: 0.1; expected more than 0.1"),
+        ({"source_stamp": [2.0]}, "source_stamp: 2 of 0 source images"),
+        (
+            {"kind": ["companions"], "companion_1_x_arcsec": [1.0], "companion_1_y_arcsec": [0.0],
+             "companion_1_fraction": [1.0]},
+            "companion_1_n: missing",
+        ),
+    ],
+)  # fmt: skip
+def test_what_would_be_rendered_dark_or_not_at_all_is_refused(
+    tmp_path: Path, columns: dict[str, Any], said: str
+) -> None:
+    tables.write_columns(tmp_path / "own.parquet", {"id": ["a"], **columns})
+    with pytest.raises(RequestError) as caught:
+        run(tmp_path / "out", truth=str(tmp_path / "own.parquet"), size=21, bands=("g", "r"))
+    assert said in str(caught.value)
+
+
 def test_what_the_user_says_wins_over_the_table(mocks: Path, tmp_path: Path) -> None:
     run(tmp_path / "larger", truth=str(mocks / stage.TRUTH), size=31)
     image, _ = contents(tmp_path / "larger")
