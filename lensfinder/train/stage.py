@@ -213,7 +213,7 @@ def train_and_save(ranks: Ranks, stop: Stop, unit: Unit) -> None:
                 "epochs": len(outcome.history),
                 "best": outcome.history[outcome.best_epoch - 1],
             },
-            training_radec_deg_N2=_places(stamps, np.concatenate([train_N, val_N])),
+            training_radec_deg_N2=_places(stamps, np.concatenate([train_N, val_N]), start),
         )
 
     with ExitStack() as stack:
@@ -299,9 +299,14 @@ def _catalogs(stamps: StampSet, index_N: Index) -> Iterator[shards.Columns]:
             yield {name: values[own_N] for name, values in shard.catalog.items()}
 
 
-def _places(stamps: StampSet, index_N: Index) -> torch.Tensor:
-    """Return the positions of real galaxies among the stamps, each once."""
+def _places(stamps: StampSet, index_N: Index, start: Model | None) -> torch.Tensor:
+    """Return the positions of real galaxies that a model has learnt from, each once.
+
+    What the model that training began with had learnt from counts, too.
+    """
     radec_deg_N2 = stamps.radec_deg_N2[index_N]
+    if start is not None:
+        radec_deg_N2 = np.concatenate([radec_deg_N2, start.training_radec_deg_N2.numpy()])
     real_N = np.isfinite(radec_deg_N2).all(axis=1)
     return torch.from_numpy(np.unique(radec_deg_N2[real_N], axis=0))
 

@@ -211,6 +211,17 @@ def test_only_mocks_on_modelled_galaxies_are_streamed(tmp_path, write_shard):
             )
 
 
+def test_what_the_first_model_saw_its_successor_has_seen(tmp_path, write_shard):
+    """Its own galaxies are flagged whoever trained on them last."""
+    for name, ra in (("a", 10.0), ("b", 20.0)):
+        place = {"ra": np.full(90, ra), "dec": np.full(90, -30.0)}
+        path = write_shard(tmp_path / f"{name}.h5", seed=ord(name), **place)
+        begun = {} if name == "a" else {"init": tmp_path / "a"}
+        runs.execute("train", configure(path, epochs=1, **begun), tmp_path / name, SERIAL)
+    model = checkpoint.load(tmp_path / "b" / "products" / "model.safetensors", "cpu")
+    assert model.training_radec_deg_N2.tolist() == [[10.0, -30.0], [20.0, -30.0]]
+
+
 def test_weights_to_begin_with_are_part_of_what_a_model_is_made_of(tmp_path, write_shard):
     path = write_shard(tmp_path / "a.h5")
     runs.execute("train", configure(path, epochs=1), tmp_path / "old", SERIAL)
