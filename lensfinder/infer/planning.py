@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,9 @@ def plan_units(run: Run) -> Generator[list[Unit], None, None]:
     found = [_shards_in(path) for path in section.inputs]
     if all(listed is not None for listed in found):
         listed = [path for shards_of in found for path in shards_of or []]
-        units = [unit for unit in _shard_units(run.share(listed), run, models) if unit.planned]
+        if note := section.meant_for_tiles(()):
+            run.notices.append(note)
+        units = [unit for unit in _shard_units(listed, run, models) if unit.planned]
         yield units
         run.units += units
     elif any(found):
@@ -155,9 +158,13 @@ def _unit(
     )
 
 
-def _shard_units(paths: Sequence[Path], run: Run, models: Ensemble) -> Iterator[Unit]:
-    section, names = run.config.infer, [path.stem for path in paths]
-    for number, path in enumerate(paths):
+def _shard_units(listed: Sequence[Path], run: Run, models: Ensemble) -> Iterator[Unit]:
+    """Make the units of a share of the shards, whose names are the same whichever share it is."""
+    section, names = run.config.infer, [path.stem for path in listed]
+    twice = [path for path, count in Counter(p.resolve() for p in listed).items() if count > 1]
+    if twice:
+        raise RequestError(f"{twice[0]} is given twice", "each shard once")
+    for number, path in run.share(list(enumerate(listed))):
         with shards.read(path) as shard:
             header = shard.header
             how = _fit(

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lensfinder import shards, tables
+from lensfinder.fingerprints import fingerprint
 from lensfinder.infer import histogram
 from lensfinder.infer.groups import group
 from lensfinder.infer.inputs import pick
@@ -59,7 +60,7 @@ def best_of(units: Sequence[Unit], most: int) -> Columns:
         Those of a list of candidates, and ``unit``. Objects without a score are not among them.
     """
     kept: Columns = {}
-    for unit in units:
+    for unit in units if most else ():
         there = tables.names_of(unit.product)
         wanted = [name for name in there if name in _LISTED or name.startswith("mag_")]
         columns = tables.read_columns(unit.product, wanted)
@@ -87,6 +88,10 @@ def _write_table(run: Run, ranked: Columns, scored: Sequence[Unit]) -> None:
         "calibration": stored[0].get("calibration") if stored else None,
         "provenance": run.provenance,
     }
+    if run.config.infer.ranked:
+        tables.write_columns(run.folder / RANKED, ranked, about)
+    else:
+        (run.folder / RANKED).unlink(missing_ok=True)
     exports = {name: run.folder / f"ranked{suffix}" for name, suffix in _SUFFIXES.items()}
     for name, path in exports.items():
         if name not in run.config.infer.export or not run.config.infer.ranked:
@@ -95,10 +100,6 @@ def _write_table(run: Run, ranked: Columns, scored: Sequence[Unit]) -> None:
             # VOTables know no signed byte.
             wide = {n: v.astype(np.int16) if v.dtype == np.int8 else v for n, v in ranked.items()}
             tables.write_astropy(path, wide, _FORMATS[name])
-    if run.config.infer.ranked:
-        tables.write_columns(run.folder / RANKED, ranked, about)
-    else:
-        (run.folder / RANKED).unlink(missing_ok=True)
 
 
 def _write_stamps(run: Run, ranked: Columns, scored: Sequence[Unit]) -> None:
@@ -119,7 +120,10 @@ def _write_stamps(run: Run, ranked: Columns, scored: Sequence[Unit]) -> None:
         survey=run.config.run.survey,
         bands=spec.bands,
         pixel_scale_arcsec=spec.pixel_scale_arcsec,
-        ingredients={"units": [unit.fingerprint for unit in scored]},
+        ingredients={
+            "units": [unit.fingerprint for unit in scored],
+            "ids": fingerprint({"ids": ranked["id"][sky].astype(str).tolist()}),
+        },
         provenance=run.provenance,
         stretched=spec.stretched,
     )

@@ -1,4 +1,4 @@
-"""Ranking, naming and cross-matching of candidates; text that is safe to show and to open."""
+"""Ranking, naming and cross-matching of candidates."""
 
 from __future__ import annotations
 
@@ -12,12 +12,6 @@ from astropy import units
 from astropy.coordinates import SkyCoord, search_around_sky
 from numpy.typing import NDArray
 
-# What an ECMA-48 terminal takes for a command: CSI sequences, OSC strings, two-byte escapes.
-_TERMINAL_ESCAPE = re.compile(
-    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|(?:\x1b\]|\x9d)[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)?|\x1b."
-)
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-_FORMULA_START = ("=", "+", "-", "@")
 # A decimal degree is exact to 1e-9 of the name's last digit; a value this near below a step is
 # meant to stand on it (12h00m03.21s is 180.013375 deg, which binary fractions only approach).
 _NAME_DECIMALS = 6
@@ -118,25 +112,6 @@ def nearest_within(
     index_K[k_M[order]] = n_M[order]
     separation_arcsec_K[k_M[order]] = arcsec_M[order]
     return index_K, separation_arcsec_K
-
-
-def printable(text: str) -> str:
-    """Text without terminal escapes, control characters or marks that reverse its direction."""
-    return _CONTROL.sub("", _TERMINAL_ESCAPE.sub("", text))
-
-
-def safe_cell(text: str) -> str:
-    """Text that a spreadsheet takes for text: printable, and quoted where it begins a formula.
-
-    What begins with a quote is quoted, too, so that :func:`from_cell` finds the text again.
-    """
-    clean = printable(text)
-    return f"'{clean}" if clean.lstrip().startswith((*_FORMULA_START, "'")) else clean
-
-
-def from_cell(cell: str) -> str:
-    """Text that :func:`safe_cell` made a cell of."""
-    return cell.removeprefix("'")
 
 
 def ds9_regions(

@@ -41,8 +41,9 @@ def clopper_pearson(
 
     Parameters
     ----------
-    n_hits, n_trials : int or array of int
-        Successes and trials, 0 <= n_hits <= n_trials and n_trials >= 1; they broadcast.
+    n_hits, n_trials : number or array of numbers
+        Successes and trials, 0 <= n_hits <= n_trials and n_trials >= 1; they broadcast. Fractions
+        of a trial are those of trials that are partly the same.
     confidence : float
         Coverage that the interval has at least, in (0, 1).
 
@@ -62,12 +63,19 @@ def clopper_pearson(
     tail = (1.0 - confidence) / 2.0
     misses = trials - hits
     # beta.ppf has no value where a parameter is 0; there the exact ends are 0 and 1.
-    low = np.where(hits > 0, beta.ppf(tail, np.maximum(hits, 1), misses + 1), 0.0)
-    high = np.where(misses > 0, beta.ppf(1.0 - tail, hits + 1, np.maximum(misses, 1)), 1.0)
+    some_hits, some_misses = np.where(hits > 0, hits, 1), np.where(misses > 0, misses, 1)
+    low = np.where(hits > 0, beta.ppf(tail, some_hits, misses + 1), 0.0)
+    high = np.where(misses > 0, beta.ppf(1.0 - tail, hits + 1, some_misses), 1.0)
     return low, high
 
 
-def fraction(n_hits: int, n_trials: int, of_what: str, confidence: float = CONFIDENCE) -> Estimate:
+def fraction(
+    n_hits: int,
+    n_trials: int,
+    of_what: str,
+    confidence: float = CONFIDENCE,
+    independent: int | None = None,
+) -> Estimate:
     """Fraction n_hits / n_trials with its Clopper-Pearson interval.
 
     Parameters
@@ -78,6 +86,8 @@ def fraction(n_hits: int, n_trials: int, of_what: str, confidence: float = CONFI
         What was counted, in the plural; it stands in the reason where there is none of it.
     confidence : float
         Coverage of the interval.
+    independent : int, optional
+        Fewer trials that are independent of one another: the interval is theirs, at the same rate.
 
     Returns
     -------
@@ -86,5 +96,6 @@ def fraction(n_hits: int, n_trials: int, of_what: str, confidence: float = CONFI
     """
     if n_trials == 0:
         return Estimate(None, n=0, reason=f"there are no {of_what}")
-    low, high = clopper_pearson(n_hits, n_trials, confidence)
+    share = 1.0 if independent is None else independent / n_trials
+    low, high = clopper_pearson(share * n_hits, share * n_trials, confidence)
     return Estimate(n_hits / n_trials, float(low), float(high), n_trials)

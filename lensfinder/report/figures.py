@@ -20,9 +20,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
+from lensfinder.catalogs import printable
 from lensfinder.report.bootstrap import RocDraws
 from lensfinder.report.calibration import Reliability
-from lensfinder.report.candidates import printable
 from lensfinder.report.completeness import CompletenessMap
 from lensfinder.report.metrics import RocCurve
 

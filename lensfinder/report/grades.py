@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from sklearn.metrics import cohen_kappa_score
 
 from lensfinder import fingerprints, schema, shards, tables
+from lensfinder.catalogs import from_cell, safe_cell
 from lensfinder.commit import commit, write_json
 from lensfinder.errors import RequestError
-from lensfinder.report.candidates import from_cell, safe_cell
 from lensfinder.simulate.splits import sky_cell, split_of
 
 SCALE = {"A": 3, "B": 2, "C": 1, "X": 0, "3": 3, "2": 2, "1": 1, "0": 0}

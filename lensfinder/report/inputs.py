@@ -228,9 +228,11 @@ def sky_fraction_of(columns: Mapping[str, NDArray[Any]]) -> dict[str, float]:
     """Share of each kind of negative on the sky as the recipe gave it to its mocks, or nothing."""
     if "sky_fraction" not in columns:
         return {}
-    kinds, first = np.unique(columns["kind"], return_index=True)
-    shares = columns["sky_fraction"][first].astype(np.float64)
-    return {str(k): float(f) for k, f in zip(kinds, shares, strict=True) if np.isfinite(f)}
+    known = np.isfinite(columns["sky_fraction"].astype(np.float64))
+    pairs = zip(columns["kind"][known], columns["sky_fraction"][known], strict=True)
+    found = {(str(kind), float(share)) for kind, share in pairs}
+    # Recipes that don't agree say nothing together.
+    return dict(sorted(found)) if len({kind for kind, _ in found}) == len(found) else {}
 
 
 def check_one_model(tables_by_role: Mapping[str, Mapping[str, NDArray[Any]]]) -> str:

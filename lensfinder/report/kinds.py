@@ -79,21 +79,26 @@ def measure_kinds(
         chosen_N = is_lens_N | (kind_N == kind)
         logit_K, is_lens_K = logit_N[chosen_N], is_lens_N[chosen_N]
         negative_logit_M = logit_K[~is_lens_K]
+        hosts_K = host_id_N[chosen_N]
+        n_galaxies = thresholds.galaxies_of(hosts_K[~is_lens_K])
         rate = Estimate(None, n=len(negative_logit_M), reason="there is no threshold")
         n_above = None
         if threshold is not None:
             n_above = int(np.sum(negative_logit_M > threshold))
-            rate = thresholds.rate_above(negative_logit_M, threshold, "negatives of this kind")
+            rate = thresholds.rate_above(
+                negative_logit_M, threshold, "negatives of this kind", n_galaxies
+            )
         point = thresholds.threshold_at_fpr(
-            negative_logit_M, logit_K[is_lens_K], KIND_FPR, prevalence
-        )
+            negative_logit_M, logit_K[is_lens_K], KIND_FPR, prevalence,
+            galaxies=(n_galaxies, thresholds.galaxies_of(hosts_K[is_lens_K])),
+        )  # fmt: skip
         measured.append(
             KindMeasured(
                 kind=str(kind),
                 n_above=n_above,
                 rate=rate,
                 auroc=metrics.auroc(
-                    logit_K, is_lens_K, seed=seed, host_id_N=host_id_N[chosen_N], n_bootstrap=_DRAWS
+                    logit_K, is_lens_K, seed=seed, host_id_N=hosts_K, n_bootstrap=_DRAWS
                 ),
                 average_precision=metrics.average_precision(logit_K, is_lens_K),
                 tpr0=metrics.tpr_before(logit_K, is_lens_K, 1),

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lensfinder import schema
 from lensfinder.report.candidates import nearest_within
 from lensfinder.report.estimates import Estimate, fraction
 
@@ -30,7 +31,7 @@ def cross_match(
     lenses : mapping of str to arrays of shape (K,)
         ``id``, ``ra``, ``dec`` (deg), and ``grade`` and ``type`` where the catalogue has them.
     sky : mapping of str to arrays of shape (N,)
-        ``id``, ``ra``, ``dec``, ``logit``.
+        ``id``, ``ra``, ``dec``, ``logit``, ``flags``.
     ranked_R : int array, shape (R,)
         Rows of the scored sky objects, best first.
     cut : float or None
@@ -42,8 +43,9 @@ def cross_match(
     -------
     dict
         ``n`` lenses, ``n_covered`` near any scored object, ``n_targets`` matched to one,
-        ``n_above``; ``selected`` and ``recall`` among the covered; ``grades`` with the same counts;
-        ``rows``, one for each covered lens, by rank.
+        ``n_above``, ``n_seen`` in training; ``selected`` and ``recall`` among the covered, the
+        latter without those seen in training; ``grades`` with the same counts; ``rows``, one for
+        each covered lens, by rank.
     """
     placed = np.isfinite(sky["ra"][ranked_R]) & np.isfinite(sky["dec"][ranked_R])
     # In the order of rank, so that an index is a rank.
@@ -71,9 +73,14 @@ def cross_match(
                 "rank": int(rank_P[index_K[k]]) if found else None,
                 "logit": logit,
                 "above": logit is not None and cut is not None and logit > cut,
+                # What trained the model is no test of it.
+                "seen": found and bool(sky["flags"][row] & schema.FLAG_SEEN_IN_TRAINING),
             }
         )
     rows.sort(key=lambda row: (row["rank"] is None, row["rank"] or 0, row["id"]))
+    # Lists name a lens more than once, and one object is one lens.
+    first = {row["object_id"]: row for row in reversed(rows) if row["object_id"] is not None}
+    rows = [row for row in rows if first.get(row["object_id"], row) is row]
     return {
         "radius_arcsec": MATCH_RADIUS_ARCSEC,
         "covered_radius_arcmin": COVERED_RADIUS_ARCMIN,
@@ -95,9 +102,11 @@ def _counts(
 ) -> dict[str, Any]:
     n_targets = sum(row["rank"] is not None for row in rows)
     n_above = sum(row["above"] for row in rows)
+    n_seen = sum(row["seen"] for row in rows)
     recall = Estimate(None, n=n_targets, reason="there is no threshold")
     if cut is not None:
-        recall = fraction(n_above, n_targets, "known lenses among the targets")
+        unseen = sum(row["above"] and not row["seen"] for row in rows)
+        recall = fraction(unseen, n_targets - n_seen, "known lenses among the targets")
     selected = fraction(n_targets, len(rows), "known lenses in the area")
     if keep_above is not None:
         reason = f"only objects with a logit above {keep_above:g} were kept"
@@ -106,6 +115,7 @@ def _counts(
         "n_covered": len(rows),
         "n_targets": n_targets,
         "n_above": n_above,
+        "n_seen": n_seen,
         "selected": _plain(selected),
         "recall": _plain(recall),
     }

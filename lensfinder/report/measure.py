@@ -190,8 +190,15 @@ def measure_labelled(
     logit_N = used["logit"].astype(np.float64)
     is_lens_N = used["label"] == 1
     lens_logit_P, negative_logit_M = logit_N[is_lens_N], logit_N[~is_lens_N]
+    galaxies = (
+        thresholds.galaxies_of(used["host_id"][~is_lens_N]),
+        thresholds.galaxies_of(used["host_id"][is_lens_N]),
+    )
     points = [
-        thresholds.threshold_at_fpr(negative_logit_M, lens_logit_P, fpr, prevalence) for fpr in fprs
+        thresholds.threshold_at_fpr(
+            negative_logit_M, lens_logit_P, fpr, prevalence, galaxies=galaxies
+        )
+        for fpr in fprs
     ]
     operating = thresholds.strictest_supported(points)
     by_kind = measure_kinds(
@@ -207,7 +214,7 @@ def measure_labelled(
             logit_N, is_lens_N, seed=seed, host_id_N=used["host_id"], fpr_G=grid, n_bootstrap=_DRAWS
         )
     completeness_point = thresholds.threshold_at_fpr(
-        negative_logit_M, lens_logit_P, completeness.FPR, prevalence
+        negative_logit_M, lens_logit_P, completeness.FPR, prevalence, galaxies=galaxies
     )
     score_N = used["score"].astype(np.float64)
     measured = Measured(

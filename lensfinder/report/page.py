@@ -10,9 +10,9 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from lensfinder.catalogs import printable
 from lensfinder.report import words
 from lensfinder.report.bandpixels import SOFTENING_SIGMA, CodedStamp, shown_bands
-from lensfinder.report.candidates import printable
 
 
 @dataclass(frozen=True, slots=True)

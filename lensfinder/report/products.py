@@ -226,29 +226,13 @@ def _write(path: Path, content: bytes) -> Path:
 
 def _write_tables(folder: Path, table: Mapping[str, NDArray[Any]]) -> list[Path]:
     """Candidates as Parquet, FITS, VOTable, ECSV and DS9 regions, in text that each can carry."""
-    text = [name for name, values in table.items() if values.dtype == object]
     suffixes = ("parquet", "fits", "ecsv", "reg", "vot")
     paths = [folder / f"candidates.{suffix}" for suffix in suffixes]
     tables.write_columns(paths[0], table)
-    # FITS text is ASCII.
-    ascii_only = {
-        name: np.array(
-            [value.encode("ascii", "backslashreplace").decode() for value in table[name]], object
-        )
-        for name in text
-    }
-    tables.write_astropy(paths[1], {**table, **ascii_only}, "fits")
-    cells = {
-        name: np.array([candidates.safe_cell(value) for value in table[name]], object)
-        for name in text
-    }
-    tables.write_astropy(paths[2], {**table, **cells}, "ascii.ecsv")
-    # What TOPCAT and Aladin open without a question; XML has no place for control characters.
-    clean = {
-        name: np.array([candidates.printable(value) for value in table[name]], object)
-        for name in text
-    }
-    tables.write_astropy(paths[4], {**table, **clean}, "votable")
+    # A VOTable is what TOPCAT and Aladin open without a question.
+    for path, form in zip(paths[1:], ("fits", "ascii.ecsv", "", "votable"), strict=True):
+        if form:
+            tables.write_astropy(path, table, form)
     placed = np.isfinite(table["ra"]) & np.isfinite(table["dec"])
     labels = [f"{rank} {name}" for rank, name in zip(table["rank"], table["id"], strict=True)]
     regions = candidates.ds9_regions(

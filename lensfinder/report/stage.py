@@ -20,7 +20,7 @@ from lensfinder.ledger import INDEX, close_ledger, read_index
 from lensfinder.report import inputs, products
 from lensfinder.runs import Receipt, Run, Summary, Unit
 
-_VERSION = 3
+_VERSION = 4
 
 
 def plan(config: Config, run: Run) -> Iterator[list[Unit]]:
@@ -47,7 +47,15 @@ def plan(config: Config, run: Run) -> Iterator[list[Unit]]:
     if wanted.write_model is not None:
         # Before any work, though it is written last.
         run.notes["model"] = inputs.model_file(wanted.write_model)
-    planned = {path: tables.rows_of(path) for paths in files.values() for path in paths}
+    identities = {role: [inputs.identity(path) for path in paths] for role, paths in files.items()}
+    for role, found in identities.items():
+        again = next((k for k, one in enumerate(found) if one in found[:k]), None)
+        if again is not None:
+            raise RequestError(
+                f"{files[role][again]} holds scores of the {role} that were given before",
+                "each table of scores once",
+            )
+    rows = sum(tables.rows_of(path) for paths in files.values() for path in paths)
     unit = Unit(
         stage="report",
         name="report",
@@ -57,7 +65,7 @@ def plan(config: Config, run: Run) -> Iterator[list[Unit]]:
             seed=config.run.seed,
             stamps=stamps and inputs.identity(stamps),
             known=wanted.known and inputs.identity(wanted.known),
-            **{role: [inputs.identity(path) for path in paths] for role, paths in files.items()},
+            **identities,
         ),
         task={
             "files": {role: [str(path) for path in paths] for role, paths in files.items()},
@@ -65,7 +73,7 @@ def plan(config: Config, run: Run) -> Iterator[list[Unit]]:
             "known": wanted.known and str(wanted.known),
             "provenance": run.provenance,
         },
-        planned=sum(planned.values()),
+        planned=rows,
     )  # fmt: skip
     yield [unit]
     run.units = [unit]

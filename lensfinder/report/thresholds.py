@@ -33,6 +33,8 @@ class ThresholdPoint:
         The threshold; None where refused.
     n_negatives, n_negatives_needed : int
         Negatives there are, and the fewest that support this rate (3 / FPR).
+    n_galaxies : int
+        Different galaxies that the negatives stand on.
     n_false_positives : int or None
         Negatives strictly above the threshold.
     fpr, tpr, purity : Estimate
@@ -45,6 +47,7 @@ class ThresholdPoint:
     logit: float | None
     n_negatives: int
     n_negatives_needed: int
+    n_galaxies: int
     n_false_positives: int | None
     fpr: Estimate
     tpr: Estimate
@@ -69,6 +72,7 @@ def threshold_at_fpr(
     fpr: float,
     prevalence: float,
     confidence: float = CONFIDENCE,
+    galaxies: tuple[int, int] | None = None,
 ) -> ThresholdPoint:
     """Threshold that lets at most floor(FPR N) of N negatives pass, and what it is worth.
 
@@ -89,6 +93,10 @@ def threshold_at_fpr(
         Fraction of lenses among targets on the sky, in (0, 1), for the purity.
     confidence : float
         Of the intervals.
+    galaxies : (int, int), optional
+        Different galaxies that the negatives and the lenses stand on, where several are painted on
+        one: mocks of one galaxy pass together, and so galaxies are what counts. Intervals are those
+        of as many independent objects at the same rate.
 
     Returns
     -------
@@ -96,18 +104,23 @@ def threshold_at_fpr(
         Refused where N < 3 / FPR, with the number it would take.
     """
     n = len(negative_logit_N)
+    independent, independent_lenses = galaxies or (n, len(lens_logit_P))
     needed = negatives_needed(fpr)
-    if n < needed:
-        reason = f"an FPR of {fpr:g} takes {needed:,} negatives, there are {n:,}"
+    if independent < needed:
+        on = f" on {independent:,} galaxies" if independent < n else ""
+        reason = f"an FPR of {fpr:g} takes {needed:,} negatives, there are {n:,}{on}"
         refused = Estimate(None, n=n, reason=reason)
-        return ThresholdPoint(fpr, None, n, needed, None, refused, refused, refused, reason)
+        return ThresholdPoint(
+            fpr, None, n, needed, independent, None, refused, refused, refused, reason
+        )
     k = math.floor(fpr * n + _ROUND_OFF)
     threshold = float(np.partition(negative_logit_N, n - 1 - k)[n - 1 - k])
     n_above = int(np.sum(negative_logit_N > threshold))
     n_found = int(np.sum(lens_logit_P > threshold))
 
-    rate = _order_statistic_rate(k, n_above, n, confidence)
-    tpr = fraction(n_found, len(lens_logit_P), "lenses in the test split", confidence)
+    lenses = (n_found, len(lens_logit_P), "lenses in the test split")
+    rate = _order_statistic_rate(k, n_above, n, confidence, independent)
+    tpr = fraction(*lenses, confidence, independent=independent_lenses)
     # Both ends at once: lenses and negatives are independent, so that intervals of sqrt(0.95)
     # each hold together with 0.95.
     each = math.sqrt(confidence)
@@ -116,24 +129,29 @@ def threshold_at_fpr(
         logit=threshold,
         n_negatives=n,
         n_negatives_needed=needed,
+        n_galaxies=independent,
         n_false_positives=n_above,
         fpr=rate,
         tpr=tpr,
         purity=purity_at_prevalence(
-            fraction(n_found, len(lens_logit_P), "lenses in the test split", each),
-            _order_statistic_rate(k, n_above, n, each),
+            fraction(*lenses, each, independent=independent_lenses),
+            _order_statistic_rate(k, n_above, n, each, independent),
             prevalence,
         ),
     )
 
 
-def _order_statistic_rate(k: int, n_above: int, n: int, confidence: float) -> Estimate:
+def _order_statistic_rate(
+    k: int, n_above: int, n: int, confidence: float, independent: int
+) -> Estimate:
     """FPR above the (k+1)-th highest of n negatives, of which n_above <= k are strictly above."""
     tail = (1.0 - confidence) / 2.0
-    high = float(beta.ppf(1.0 - tail, k + 1, n - k))
+    share = independent / n
+    a, b = share * k + 1, share * (n - k)
+    high = float(beta.ppf(1.0 - tail, a, b))
     if n_above == k:
-        return Estimate(n_above / n, float(beta.ppf(tail, k + 1, n - k)), high, n)
-    low, _ = clopper_pearson(n_above, n, confidence)
+        return Estimate(n_above / n, float(beta.ppf(tail, a, b)), high, n)
+    low, _ = clopper_pearson(share * n_above, independent, confidence)
     reason = f"{k - n_above + 1} or more negatives tie at the threshold"
     return Estimate(n_above / n, float(low), high, n, reason)
 
@@ -187,7 +205,9 @@ def strictest_supported(points: Sequence[ThresholdPoint]) -> int | None:
     return min(supported, key=lambda i: points[i].fpr_asked, default=None)
 
 
-def rate_above(logit_N: NDArray[np.floating], threshold: float, of_what: str) -> Estimate:
+def rate_above(
+    logit_N: NDArray[np.floating], threshold: float, of_what: str, galaxies: int | None = None
+) -> Estimate:
     """Fraction strictly above a threshold that these objects did not set (Clopper-Pearson).
 
     Parameters
@@ -198,8 +218,17 @@ def rate_above(logit_N: NDArray[np.floating], threshold: float, of_what: str) ->
         A logit.
     of_what : str
         What the objects are, in the plural.
+    galaxies : int, optional
+        Different galaxies that they stand on, see :func:`threshold_at_fpr`.
     """
-    return fraction(int(np.sum(logit_N > threshold)), len(logit_N), of_what)
+    n_above = int(np.sum(logit_N > threshold))
+    return fraction(n_above, len(logit_N), of_what, independent=galaxies)
+
+
+def galaxies_of(host_id_N: NDArray[np.str_]) -> int:
+    """Count different host galaxies; objects that name none stand on one each."""
+    named = host_id_N[host_id_N != ""]
+    return len(host_id_N) - len(named) + len(np.unique(named))
 
 
 def sky_quantile(sky: Logits, fpr: float, confidence: float = CONFIDENCE) -> Estimate:

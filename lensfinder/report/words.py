@@ -84,6 +84,7 @@ def in_words(content: Mapping[str, Any]) -> list[str]:
     trust = [
         *_not_simulated(content),
         *_trust(content),
+        *_shared_galaxies(content["thresholds"]),
         *_refusals(content["thresholds"]),
         *_suspicions(content["audits"]),
     ]
@@ -95,6 +96,17 @@ def _not_simulated(content: Mapping[str, Any]) -> list[str]:
     if content["mocks"]["simulated"]:
         return []
     return ["None of the labelled stamps was simulated: they are meant where this page says mocks."]
+
+
+def _shared_galaxies(points: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say where mocks share galaxies, so that they are fewer than they seem."""
+    if not points or points[0]["n_galaxies"] >= points[0]["n_negatives"]:
+        return []
+    return [
+        f"The {points[0]['n_negatives']:,} negatives stand on {points[0]['n_galaxies']:,} "
+        "galaxies, and mocks of one galaxy pass together: intervals, and the rates that can be "
+        "supported, are those of as many negatives as there are galaxies."
+    ]
 
 
 def _found(content: Mapping[str, Any]) -> list[str]:
@@ -128,6 +140,11 @@ def _found(content: Mapping[str, Any]) -> list[str]:
             f" Of {counted(known['n_covered'], 'known lens', 'known lenses')} in the area, "
             f"{scored_too}{counted(known['n_above'], 'stands', 'stand')} above the threshold."
         )
+        if known["n_seen"]:
+            text += (
+                f" {counted(known['n_seen'], 'of them was', 'of them were')} seen in training and "
+                "don't count for recall."
+            )
     return [text, *_counted_only(left)]
 
 

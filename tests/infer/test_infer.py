@@ -15,7 +15,8 @@ from skies import tan_wcs, write_kids_tile, write_targets
 from lensfinder import checkpoint, networks, schema, shards, tables
 from lensfinder.commit import write_json
 from lensfinder.config import load
-from lensfinder.errors import MismatchError
+from lensfinder.errors import MismatchError, RequestError
+from lensfinder.fingerprints import fingerprint
 from lensfinder.infer import inputs
 from lensfinder.infer.products import CANDIDATES
 from lensfinder.infer.score import Scorer
@@ -169,6 +170,44 @@ def test_parts_make_up_the_whole(
         run("infer", tmp_path, infer=infer, execution={"part": part})
     run("infer", tmp_path, infer=infer, execution={"finish_only": True})
     assert scores_of(scored) == scores_of(tmp_path)
+
+
+def test_parts_of_folders_whose_shards_share_names_make_up_the_whole(
+    cutouts: Path, model: tuple[Model, Path], tmp_path: Path
+) -> None:
+    run("cutout", tmp_path / "other", cutout={**_half(cutouts), "size": SIZE, "bands": BANDS})
+    infer = {"inputs": (cutouts, tmp_path / "other"), "model": (model[1],), "ranked": 0}
+    infer |= {"candidates": 0}
+    for part in ((1, 2), (2, 2)):
+        run("infer", tmp_path / "parts", infer=infer, execution={"part": part})
+    run("infer", tmp_path / "parts", infer=infer, execution={"finish_only": True})
+    run("infer", tmp_path / "whole", infer=infer)
+    parts, whole = (
+        [path.name for path in products_of(tmp_path / name)] for name in ("parts", "whole")
+    )
+    assert parts == whole
+    with pytest.raises(RequestError, match="is given twice"):
+        run("infer", tmp_path / "twice", infer={**infer, "inputs": (cutouts, cutouts)})
+
+
+def _half(cutouts: Path) -> dict[str, Any]:
+    """Tiles and every second target of the cutouts."""
+    sample = Path(__file__).parents[2] / "sample_data"
+    targets = tables.read_catalog(sample / "targets.csv")
+    path = cutouts.parent / "half.parquet"
+    tables.write_columns(path, {name: values[::2] for name, values in targets.items()})
+    return {"tiles": (sample / "tiles",), "catalog": path}
+
+
+def test_more_candidates_are_other_stamps(
+    cutouts: Path, model: tuple[Model, Path], tmp_path: Path
+) -> None:
+    infer = {"inputs": (cutouts,), "model": (model[1],)}
+    found = set()
+    for count in (3, 5):
+        run("infer", tmp_path, infer={**infer, "candidates": count})
+        found.add(fingerprint(shards.made_from(tmp_path / CANDIDATES)))
+    assert len(found) == 2
 
 
 def test_eight_views_do_not_see_how_a_stamp_is_turned(

@@ -10,6 +10,7 @@ from astropy.coordinates import Angle
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from lensfinder import catalogs
 from lensfinder.report import candidates
 
 
@@ -101,15 +102,15 @@ def test_nearest_within_of_nothing_is_nothing() -> None:
     ],
 )
 def test_cells_carry_neither_formulas_nor_escapes(text: str, cell: str) -> None:
-    assert candidates.safe_cell(text) == cell
+    assert catalogs.safe_cell(text) == cell
 
 
 @given(st.text(max_size=40))
 def test_no_text_becomes_a_command(text: str) -> None:
-    cell = candidates.safe_cell(text)
+    cell = catalogs.safe_cell(text)
     assert not re.search(r"[\x00-\x1f\x7f-\x9f]", cell)
     assert not cell.lstrip().startswith(("=", "+", "-", "@"))
-    assert candidates.from_cell(cell) == candidates.printable(text)
+    assert catalogs.from_cell(cell) == catalogs.printable(text)
 
 
 def test_ds9_labels_cannot_leave_their_braces() -> None:

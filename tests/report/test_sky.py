@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import chi2, poisson
 
+from lensfinder import schema
 from lensfinder.report import inputs, inspection, kinds, known, metrics, sky
 from lensfinder.report.calibration import Calibration, probability_at, reliability
 from lensfinder.report.candidates import rank
@@ -170,7 +171,7 @@ def test_probabilities_are_calibrated_where_lenses_are_rarer() -> None:
 def test_known_lenses_outside_of_the_area_are_counted_and_not_listed() -> None:
     columns = {
         "id": np.array(["a", "b"]), "ra": np.array([10.0, 10.1]), "dec": np.array([0.0, 0.0]),
-        "logit": np.array([2.0, 1.0]),
+        "logit": np.array([2.0, 1.0]), "flags": np.zeros(2, np.int32),
     }  # fmt: skip
     lenses = {
         "id": np.array(["hit", "near", "far"], object), "ra": np.array([10.1, 10.05, 200.0]),
@@ -184,6 +185,32 @@ def test_known_lenses_outside_of_the_area_are_counted_and_not_listed() -> None:
     assert found["selected"]["value"] == 0.5
 
 
+def test_lenses_that_trained_the_model_or_stand_there_twice_prove_nothing() -> None:
+    ra = np.array([10.0, 10.1, 10.2])
+    columns = {
+        "id": np.array(["seen", "found", "missed"]), "ra": ra, "dec": np.zeros(3),
+        "logit": np.array([3.0, 2.0, 1.0]),
+        "flags": np.array([schema.FLAG_SEEN_IN_TRAINING, 0, 0], np.int32),
+    }  # fmt: skip
+    lenses = {"id": np.array(["a", "b", "b again", "c"], object), "ra": ra[[0, 1, 1, 2]],
+              "dec": np.zeros(4)}  # fmt: skip
+    found = known.cross_match(lenses, columns, rank(columns["logit"], columns["id"]), 1.5)
+    assert (found["n_targets"], found["n_above"], found["n_seen"]) == (3, 2, 1)
+    assert (found["recall"]["value"], found["recall"]["n"]) == (0.5, 2)
+
+
+def test_shares_on_the_sky_do_not_hang_on_the_order_of_the_mocks() -> None:
+    columns = {
+        "kind": np.array(["ring", "ring", "spiral"]),
+        "sky_fraction": np.array([np.nan, 0.01, 0.99]),
+    }
+    for order in ([0, 1, 2], [1, 2, 0]):
+        told = {name: values[order] for name, values in columns.items()}
+        assert inputs.sky_fraction_of(told) == {"ring": 0.01, "spiral": 0.99}
+    columns["sky_fraction"][0] = 0.5
+    assert inputs.sky_fraction_of(columns) == {}
+
+
 def test_lenscats_columns_are_understood(real_data: Path) -> None:
     path = real_data / "catalogues" / "lenscat_catalog.csv"
     lenses = inputs.read_known(path)
@@ -191,7 +218,7 @@ def test_lenscats_columns_are_understood(real_data: Path) -> None:
     assert {"confident", "probable"} == set(lenses["grade"])
     assert {"galaxy", "group", "cluster"} == set(lenses["type"])
     first = {"id": np.array(["x"]), "ra": lenses["ra"][:1], "dec": lenses["dec"][:1],
-             "logit": np.ones(1)}  # fmt: skip
+             "logit": np.ones(1), "flags": np.zeros(1, np.int32)}  # fmt: skip
     found = known.cross_match(lenses, first, np.array([0]), 0.5)
     assert found["rows"][0]["id"] == lenses["id"][0]
     assert found["rows"][0]["rank"] == 1

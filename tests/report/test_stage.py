@@ -302,3 +302,14 @@ def test_labelled_stamps_of_ones_own_have_no_split_and_test(
     said = "None of the labelled stamps was simulated"
     assert any(line.startswith(said) for line in told["summary"])
     assert not any(line.startswith(said) for line in before["summary"])
+
+
+def test_scores_given_twice_are_refused(inputs: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="given before"):
+        report(tmp_path / "out", [inputs["mocks"], inputs["mocks"]])
+
+
+def test_a_damaged_table_of_scores_is_told(tmp_path: Path) -> None:
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(RequestError, match="can't be read as Parquet"):
+        report(tmp_path / "out", [tmp_path / "broken.parquet"])

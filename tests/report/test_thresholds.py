@@ -39,6 +39,29 @@ def test_too_few_negatives_are_refused_with_the_number_it_takes(fpr: float, need
     assert thresholds.threshold_at_fpr(np.zeros(needed), lenses, fpr, 1e-4).logit == 0.0
 
 
+def test_mocks_that_share_galaxies_count_as_the_galaxies() -> None:
+    """Each galaxy ten times: rate and threshold stay, intervals are those of the galaxies."""
+    rng = np.random.default_rng(3)
+    negatives, lenses = rng.normal(0, 1, 400), rng.normal(3, 1, 100)
+    alone = thresholds.threshold_at_fpr(negatives, lenses, 0.01, 1e-3)
+    ten = thresholds.threshold_at_fpr(
+        np.repeat(negatives, 10), np.repeat(lenses, 10), 0.01, 1e-3, galaxies=(400, 100)
+    )
+    assert (ten.n_negatives, ten.n_galaxies, alone.n_galaxies) == (4000, 400, 400)
+    assert ten.logit == alone.logit
+    for name in ("fpr", "tpr", "purity"):
+        mine, theirs = getattr(ten, name), getattr(alone, name)
+        np.testing.assert_allclose(
+            (mine.value, mine.low, mine.high), (theirs.value, theirs.low, theirs.high), rtol=1e-9
+        )
+    refused = thresholds.threshold_at_fpr(
+        np.repeat(negatives, 10), lenses, 0.001, 1e-3, galaxies=(400, 100)
+    )
+    assert refused.logit is None
+    assert "takes 3,000 negatives, there are 4,000 on 400 galaxies" in str(refused.reason)
+    assert thresholds.galaxies_of(np.array(["a", "b", "a", "", ""])) == 4
+
+
 def test_product_of_rate_and_number_is_taken_as_a_decimal() -> None:
     assert 0.29 * 100 < 29  # in binary
     assert thresholds.threshold_at_fpr(np.arange(100.0), np.ones(1), 0.29, 0.1).logit == 70.0
