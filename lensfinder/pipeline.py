@@ -56,6 +56,44 @@ def chain(config: Config, output: Path) -> list[Step]:
     return steps
 
 
+def missing(steps: Sequence[Step], output: Path) -> list[str]:
+    """Say which files a chain names are not there, and will not be: "[train] shards: mocks/"."""
+    wanting = []
+    for _, stage, staged in steps:
+        section = getattr(staged, stage)
+        for name, extra in section.extras():
+            value = getattr(section, name)
+            given = value if isinstance(value, tuple) else (value,)
+            for path in given if extra.get("input") or name == "write_model" else ():
+                # A pattern, such as that of PSF images, is no path yet.
+                if (
+                    isinstance(path, Path)
+                    and "{" not in path.name
+                    and not path.is_relative_to(output)
+                    and not path.exists()
+                ):
+                    wanting.append(f"[{stage}] {name}: {path}")
+    return list(dict.fromkeys(wanting))
+
+
+def check_steps(steps: Sequence[Step], output: Path) -> None:
+    """Refuse a chain that can't come to its end, before hours of work.
+
+    Raises
+    ------
+    RequestError
+        If a file that it names is not there, or a network is unknown.
+    """
+    if wanting := missing(steps, output):
+        raise RequestError(f"no such file: {'; '.join(wanting)}", "files that are there")
+    from lensfinder import networks
+
+    for _, stage, staged in steps:
+        name = staged.train.network
+        if stage == "train" and name not in networks.names():
+            raise RequestError(f"unknown network '{name}'", nearest(name, networks.names()))
+
+
 def run_pipeline(
     config: Config, output: Path, execution: Execution, only: str | None = None
 ) -> list[Summary]:
@@ -88,6 +126,8 @@ def run_pipeline(
             "one stage",
             f"Add --only with one of {', '.join(folder for folder, _, _ in steps)}.",
         )
+    if only is None:
+        check_steps(steps, output)
     summaries = []
     patience_s = config.run.workers_timeout_s
     with Engine(execution.engine, execution.workers, config.slurm, patience_s) as engine:
@@ -144,6 +184,8 @@ def submit_pipeline(
         If there is no Slurm here, or it refuses a job.
     """
     steps = _chosen(chain(config, output), only)
+    if only is None:
+        check_steps(steps, output)
     jobs = slurm.jobs_of(steps, output, config.slurm, slurm.run_command(pipeline, output, more))
     if dry_run:
         return [line for job in jobs for line in _shown(job)]

@@ -14,7 +14,7 @@ from typing import Any
 from lensfinder import __version__, disks, slurm, survey, tables, tiles
 from lensfinder.config import Config, SlurmConfig, load
 from lensfinder.cutout.planning import plan_stamps
-from lensfinder.errors import LensfinderError, UnitError, counted
+from lensfinder.errors import LensfinderError, RequestError, UnitError, counted
 
 _MOST_FINDINGS = 20
 _MOCK_SECONDS = 0.01  # a core's time for one mock of three bands, roughly
@@ -115,16 +115,22 @@ def _check_stamps(
 
 
 def _check_pipeline(path: Path) -> tuple[dict[str, str], int]:
-    from lensfinder.pipeline import chain
+    from lensfinder.pipeline import chain, check_steps
 
     config = load(path)
     findings = {"configuration": "ok"}
     bad = 0
     steps = chain(config, Path(path.stem))
     findings["stages"] = " → ".join(folder for folder, _, _ in steps)
+    try:
+        check_steps(steps, Path(path.stem))
+    except RequestError as error:
+        findings["inputs"] = f"would fail: {error}"
+        bad += 1
     if config.cutout.tiles:
-        found, bad = _check_tiles(config)
+        found, bad_tiles = _check_tiles(config)
         findings |= found
+        bad += bad_tiles
         if config.cutout.catalog is not None:
             rows = len(tables.read_catalog(config.cutout.catalog, config.cutout.columns)["id"])
             findings["catalogue"] = f"ok, {counted(rows, 'row')}"

@@ -212,3 +212,24 @@ def test_check_looks_at_all_of_a_pipeline(pipeline: Path, lensfinder: Command) -
     checked = lensfinder("check", pipeline)
     assert checked.returncode == 0, checked.stderr
     assert "simulate → train → infer-mocks → infer-sky → report" in checked.stdout
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ("[report]\nknown = 'nowhere.csv'", "[report] known"),
+        ("[simulate]\nhosts = 'nowhere'", "[simulate] hosts"),
+        ("[train]\nnetwork = 'lenznet'", "unknown network 'lenznet'"),
+    ],
+)
+def test_what_a_chain_lacks_is_told_before_any_work(
+    tmp_path: Path, lensfinder: Command, lines: str, said: str
+) -> None:
+    (tmp_path / "p.toml").write_text(lines)
+    checked = lensfinder("check", tmp_path / "p.toml")
+    assert checked.returncode == 3
+    assert said in checked.stdout
+    run = lensfinder("run", tmp_path / "p.toml", "-o", tmp_path / "out")
+    assert run.returncode == 2
+    assert said in run.stderr
+    assert not (tmp_path / "out").exists()
