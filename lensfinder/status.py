@@ -176,6 +176,6 @@ def _find_object(stages: list[Path], object_id: str) -> tuple[list[str], dict[st
     if not lines:
         raise RequestError(
             f"no finished stage knows the object '{object_id}'",
-            "the id of a target: one that lies inside a tile and was selected",
+            "the id of a target: one inside a tile, selected and, with --keep-above, kept",
         )
     return lines, content, 0
