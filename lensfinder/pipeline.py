@@ -69,7 +69,7 @@ def missing(steps: Sequence[Step], output: Path) -> list[str]:
                 if (
                     isinstance(path, Path)
                     and "{" not in path.name
-                    and not path.is_relative_to(output)
+                    and not path.resolve().is_relative_to(output.resolve())
                     and not path.exists()
                 ):
                     wanting.append(f"[{stage}] {name}: {path}")
