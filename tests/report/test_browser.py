@@ -20,7 +20,7 @@ from scored import (
     write_scores,
 )
 
-from lensfinder import schema, shards, tables
+from lensfinder import catalogs, schema, shards, tables
 from lensfinder.report import candidates, document, page
 from lensfinder.report.bandpixels import encode
 
@@ -153,7 +153,7 @@ def test_ten_are_graded_by_keyboard_kept_exported_and_merged(
     anna = export(tab, tmp_path / "anna.csv")
     with anna.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [candidates.from_cell(row["id"]) for row in rows] == IDS[:10]
+    assert [catalogs.from_cell(row["id"]) for row in rows] == IDS[:10]
     assert [row["grade"] for row in rows] == wanted
     assert {row["grader"] for row in rows} == {"anna"}
 
