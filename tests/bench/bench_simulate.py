@@ -43,6 +43,7 @@ from lenstronomy.LightModel.light_model import LightModel  # noqa: E402
 from oracle import lens_names, model_kwargs, system  # noqa: E402
 from threadpoolctl import threadpool_info  # noqa: E402
 
+from lensfinder import parallel  # noqa: E402
 from lensfinder.simulate.observation import Observation  # noqa: E402
 from lensfinder.simulate.observe import unbroadened_fwhm  # noqa: E402
 from lensfinder.simulate.render import CHUNK, add_noise, render  # noqa: E402
@@ -201,6 +202,7 @@ def main() -> None:
     chosen = parser.parse_args()
     warnings.filterwarnings("ignore", message="`axes` should not be `None`")
     assert_one_thread()
+    parallel.keep_buffers()  # as the command does; here for all alike
     versions = ", ".join(f"{p} {metadata.version(p)}" for p in ("torch", "numpy", "lenstronomy"))
     print(f"{platform.processor() or platform.machine()}, 1 thread, {versions}")
     rng = np.random.default_rng(1)
