@@ -65,11 +65,12 @@ def load(path: Path, device: torch.device | str | None = None, *, verify: bool =
     device = torch.device(device)
     try:
         spec = Spec(**{**header["spec"], "bands": tuple(header["spec"]["bands"])})
+        transform = PixelTransform.from_dict(header["transform"], _under("transform.", tensors))
+        channels = transform.recipe.channels(spec.bands)
         # On the meta device a network costs nothing, so a foreign file can't ask for terabytes.
         with torch.device("meta"):
-            network = networks.build(spec.network, len(spec.bands), spec.size)
+            network = networks.build(spec.network, len(channels), spec.size)
         network.load_state_dict(_under("network.", tensors), assign=True)
-        transform = PixelTransform.from_dict(header["transform"], _under("transform.", tensors))
         model = Model(
             spec,
             networks.channels_last(network.to(device)).eval(),

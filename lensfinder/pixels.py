@@ -7,7 +7,7 @@ no NaN or infinity comes out, whatever went in.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -15,10 +15,13 @@ import numpy as np
 import torch
 
 from lensfinder.errors import RequestError
+from lensfinder.turned import half_turned
 
 # Width of the frame whose pixels give a stamp's own background and noise, as a share of its side.
 BORDER_FRACTION = 0.07
 MAD_TO_SIGMA = 1.4826
+# Share of its light by which a galaxy may differ from itself after half a turn.
+LOPSIDED = 0.02
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,10 @@ class Recipe:
     over_maximum : bool
         Negative pixels become 0, and each stretched stamp is divided by its largest pixel, over
         all bands.
+    turned : bool
+        After the bands come as many channels of what half a turn about the galaxy's centre
+        changes, in units of what noise and `LOPSIDED` light would change, as arcsinh(ratio / 2).
+        For the sky's scale and arcsinh alone.
     """
 
     background: Literal["none", "border"]
@@ -52,11 +59,18 @@ class Recipe:
     stretch: Literal["linear", "sqrt", "arcsinh"]
     softening: float
     over_maximum: bool = False
+    turned: bool = False
+
+    def channels(self, bands: Sequence[str]) -> tuple[str, ...]:
+        """Name what a network sees of stamps in these bands, in its order."""
+        return (*bands, *(f"{band} less turned" for band in bands if self.turned))
 
 
 RECIPES = {
     # Sky sigma as the unit keeps colours, and the arcsinh keeps faint arcs beside bright cores.
     "sky": Recipe("border", "sky", False, 5000.0, "arcsinh", 2.0),
+    # Faint arcs in bright galaxies, which half a turn leaves as they are but for the arcs.
+    "sky-turned": Recipe("border", "sky", False, 5000.0, "arcsinh", 2.0, turned=True),
     # Somebody has stretched them already; a picture's sky need not be black.
     "picture": Recipe("border", "set", False, 1e3, "linear", 1.0),
     # Lanusse et al. (2018), section 3.2: mean image, sigma of the set, clipped at 250 sigma.
@@ -85,6 +99,11 @@ class PixelTransform:
     scale_njy_C: tuple[float, ...]
     mean_njy_CHW: torch.Tensor | None = None
 
+    @property
+    def channels(self) -> int:
+        """How many a network sees of a stamp."""
+        return len(self.scale_njy_C) * (2 if self.recipe.turned else 1)
+
     @torch.no_grad()
     def __call__(self, image_NCHW: torch.Tensor, mask_NCHW: torch.Tensor) -> torch.Tensor:
         """Transform stamps.
@@ -100,7 +119,8 @@ class PixelTransform:
         Returns
         -------
         torch.Tensor
-            Same shape; finite; 0 at bad pixels and at the sky level.
+            Channels as `Recipe.channels` names them, each as large; finite; 0 at bad pixels and at
+            the sky level.
         """
         recipe = self.recipe
         good_NCHW = good_pixels(image_NCHW, mask_NCHW)
@@ -112,7 +132,11 @@ class PixelTransform:
             level = level + self.mean_njy_CHW.to(image_NCHW)
         x_NCHW = torch.addcmul(-level * per_unit_C11, image_NCHW, per_unit_C11)
         # Bad pixels first: clamp and the stretches would carry a NaN on.
-        x_NCHW.masked_fill_(good_NCHW.logical_not_(), 0.0).clamp_(-recipe.clip, recipe.clip)
+        bad_NCHW = good_NCHW.logical_not()
+        x_NCHW.masked_fill_(bad_NCHW, 0.0).clamp_(-recipe.clip, recipe.clip)
+        if recipe.turned:
+            x_NCHW = _stretch(x_NCHW, recipe)
+            return torch.cat([x_NCHW, _less_turned(x_NCHW, bad_NCHW, recipe)], dim=1)
         if not recipe.over_maximum:
             return _stretch(x_NCHW, recipe)
         x_NCHW = _stretch(x_NCHW.clamp_(min=0.0), recipe)
@@ -165,6 +189,8 @@ class PixelTransform:
     def to_dict(self) -> dict[str, Any]:
         """Return what is JSON; `arrays` holds the rest."""
         choices = {field.name: getattr(self.recipe, field.name) for field in fields(Recipe)}
+        if not self.recipe.turned:
+            del choices["turned"]  # older models have no such choice, and ids that don't know it
         return {**choices, "scale_njy": list(self.scale_njy_C)}
 
     def arrays(self) -> dict[str, torch.Tensor]:
@@ -176,7 +202,10 @@ class PixelTransform:
         cls, choices: Mapping[str, Any], arrays: Mapping[str, torch.Tensor]
     ) -> PixelTransform:
         """Undo `to_dict` and `arrays`."""
-        recipe = Recipe(**{field.name: choices[field.name] for field in fields(Recipe)})
+        chosen = {
+            field.name: choices[field.name] for field in fields(Recipe) if field.name in choices
+        }
+        recipe = Recipe(**chosen)
         scale_njy_C = tuple(float(s) for s in choices["scale_njy"])
         return cls(recipe, scale_njy_C, arrays.get("mean_njy_CHW"))
 
@@ -198,6 +227,18 @@ def _stretch(x_NCHW: torch.Tensor, recipe: Recipe) -> torch.Tensor:
     if recipe.stretch == "sqrt":
         return 2 * torch.sign(x_NCHW) * (torch.sqrt(1 + x_NCHW.abs()) - 1)
     return x_NCHW
+
+
+def _less_turned(x_NCHW: torch.Tensor, bad_NCHW: torch.Tensor, recipe: Recipe) -> torch.Tensor:
+    """Return what half a turn changes of stretched pixels, see `Recipe`."""
+    turned_NCHW, known_NCHW = half_turned(x_NCHW, bad_NCHW)
+    level_NCHW = (x_NCHW + turned_NCHW) / 2
+    # By how much an arcsinh grows with the light, in units of the noise, and with its logarithm.
+    noise_NCHW = 1 / (recipe.softening * torch.cosh(level_NCHW))
+    of_light_NCHW = LOPSIDED * torch.tanh(level_NCHW)
+    expected_NCHW = noise_NCHW.square_().mul_(2).addcmul_(of_light_NCHW, of_light_NCHW).sqrt_()
+    ratio_NCHW = (x_NCHW - turned_NCHW).div_(expected_NCHW)
+    return _arcsinh(ratio_NCHW.masked_fill_(~known_NCHW, 0.0).div_(2))
 
 
 def _arcsinh(x_NCHW: torch.Tensor) -> torch.Tensor:

@@ -25,12 +25,12 @@ def stamps(n=5, seed=0):
 
 def make(recipe="sky", temperature=1.3, seed=0, **kwargs):
     torch.manual_seed(seed)
-    network = networks.build("lensnet", 3, 25)
     fitting = [tuple(torch.from_numpy(a) for a in stamps(n=32, seed=9))]
+    transform = PixelTransform.fit(RECIPES[recipe], fitting)
     return create(
         SPEC,
-        network,
-        PixelTransform.fit(RECIPES[recipe], fitting),
+        networks.build("lensnet", transform.channels, 25),
+        transform,
         temperature=temperature,
         training_prevalence=0.5,
         provenance={"world_size": 1, "devices": ["cpu"], "seed": 1},

@@ -27,12 +27,14 @@ class TrainConfig(Section):
         (), description="Folders of mock or labelled shards.", json_schema_extra=POSITIONAL
     )
     network: str = Field("lensnet", description="Architecture, see `lensfinder networks`.")
-    pixels: Literal["auto", "sky", "picture", "deeplens", "petrillo"] = Field(
+    pixels: Literal["auto", "sky", "sky-turned", "picture", "deeplens", "petrillo"] = Field(
         "auto",
         description="Pixels before the network: sky (background off, in sky sigma, arcsinh) | "
-        "picture (background off, in sigma of the set) | deeplens (mean image off, in sigma of the "
-        "set) | petrillo (square root, over the stamp's maximum) | auto (as the network was "
-        "published, else picture for stretched stamps and sky for others).",
+        "sky-turned (the same, and what half a turn about the galaxy changes: for one deep band, "
+        "in which its light hides arcs) | picture (background off, in sigma of the set) | deeplens "
+        "(mean image off, in sigma of the set) | petrillo (square root, over the stamp's maximum) "
+        "| auto (as the network was published, else picture for stretched stamps and sky for "
+        "others).",
     )
     epochs: int = Field(20, ge=1, description="Passes over the training split.")
     batch_size: int = Field(128, ge=2, description="Stamps in a global batch, over all ranks.")

@@ -134,14 +134,15 @@ def train(  # noqa: PLR0915 - a training loop is read top to bottom
     transform = fit_transform(pixels, train_N, settings)
     # What acts on fluxes, and what is made on the way, comes before the transform.
     raw = settings.ranges.has_amounts or fresh is not None
-    raw = raw or not SeenStamps.fit_in_memory(pixels, len(train_N), dtype)
+    raw = raw or not SeenStamps.fit_in_memory(pixels, transform, len(train_N), dtype)
     seen = None if raw else SeenStamps(pixels, transform, train_N, device, dtype)
     # Each epoch scores the same val stamps in the same view.
-    fits = SeenStamps.fit_in_memory(pixels, len(train_N) + len(val_N), dtype)
+    fits = SeenStamps.fit_in_memory(pixels, transform, len(train_N) + len(val_N), dtype)
     own_V = ranks.share(val_N)
     val_seen = SeenStamps(pixels, transform, own_V, device, dtype) if fits else None
     network = begin(stamps, settings, start, ranks)
     layers = len(optimise.layers_of(network))
+    seen_shape = (transform.channels, stamps.size, stamps.size)
     drops = any(isinstance(module, nn.Dropout) for module in network.modules())
     average = optimise.Average(network, settings.ema)
     optimizer = optimise.optimizer_of(network, settings)
@@ -232,7 +233,7 @@ def train(  # noqa: PLR0915 - a training loop is read top to bottom
         if frozen != settings.frozen_layers(epoch, layers):
             frozen = settings.frozen_layers(epoch, layers)
             optimise.freeze(network, frozen)
-            model = distributed(network, stamps, ranks, dtype) if ranks.world > 1 else network
+            model = distributed(network, seen_shape, ranks, dtype) if ranks.world > 1 else network
         if fresh is None:
             batched = order(
                 train_N,

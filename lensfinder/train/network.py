@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from lensfinder import networks
 from lensfinder.errors import RequestError
 from lensfinder.model import Model
-from lensfinder.pixels import RECIPES, PixelTransform
+from lensfinder.pixels import RECIPES, PixelTransform, Recipe
 from lensfinder.train import transfer
 from lensfinder.train.data import Pixels, StampSet
 from lensfinder.train.distribute import Ranks
@@ -25,22 +26,36 @@ FIT_STAMPS = 4096
 EVALUATION_BATCH = 256
 
 
+def recipe_for(network: str, pixels: str, *, stretched: bool) -> Recipe:
+    """Say what becomes of pixels before a network; `pixels` is ``[train] pixels``."""
+    if pixels != "auto":
+        return RECIPES[pixels]
+    return RECIPES[PIXEL_RECIPES.get(network, "picture" if stretched else "sky")]
+
+
 def fit_transform(pixels: Pixels, train_N: Index, settings: Settings) -> PixelTransform:
     """Fit on training stamps evenly spaced over the split, the same on every rank."""
-    own = PIXEL_RECIPES.get(settings.network, "picture" if pixels.stretched else "sky")
-    recipe = RECIPES[own if settings.pixels == "auto" else settings.pixels]
+    recipe = recipe_for(settings.network, settings.pixels, stretched=pixels.stretched)
     chosen = np.unique(np.linspace(0, len(train_N) - 1, FIT_STAMPS).round().astype(int))
     pieces = np.array_split(train_N[chosen], math.ceil(len(chosen) / EVALUATION_BATCH))
     return PixelTransform.fit(recipe, (pixels.gather(piece_B) for piece_B in pieces))
+
+
+def channels_for(stamps: StampSet, network: str, pixels: str) -> tuple[str, ...]:
+    """Name what a network sees of these stamps; arguments as for `recipe_for`."""
+    return recipe_for(network, pixels, stretched=stamps.stretched).channels(stamps.bands)
 
 
 def begin(stamps: StampSet, settings: Settings, start: Model | None, ranks: Ranks) -> nn.Module:
     """Make the network with its first weights, where it will be trained."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        network = networks.build(settings.network, len(stamps.bands), stamps.size, auxiliary=True)
+        channels = channels_for(stamps, settings.network, settings.pixels)
+        network = networks.build(settings.network, len(channels), stamps.size, auxiliary=True)
     if start is not None:
-        network.load_state_dict(weights_from(start, network, stamps, settings.new_head))
+        network.load_state_dict(
+            weights_from(start, network, channels, stamps.size, new_head=settings.new_head)
+        )
     if ranks.world > 1 and ranks.device.type == "cuda":
         # torch's stubs lack the types.
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
@@ -48,12 +63,12 @@ def begin(stamps: StampSet, settings: Settings, start: Model | None, ranks: Rank
 
 
 def weights_from(
-    start: Model, network: nn.Module, stamps: StampSet, new_head: bool
+    start: Model, network: nn.Module, channels: Sequence[str], size: int, *, new_head: bool
 ) -> dict[str, torch.Tensor]:
-    """Return what `network`, for these stamps, begins with; see `transfer.weights_for`."""
-    weights = start.network.state_dict()
+    """Return what `network` begins with, for these channels; see `transfer.weights_for`."""
+    had = start.transform.recipe.channels(start.spec.bands)
     return transfer.weights_for(
-        network, weights, start.spec, stamps.bands, stamps.size, new_head=new_head
+        network, start.network.state_dict(), start.spec, had, channels, size, new_head=new_head
     )
 
 
@@ -62,14 +77,15 @@ def for_scoring(
 ) -> nn.Module:
     """Make the network that a model file holds: float32, and nothing that only helps to train."""
     with torch.device("meta"):
-        network = networks.build(settings.network, len(stamps.bands), stamps.size)
+        channels = channels_for(stamps, settings.network, settings.pixels)
+        network = networks.build(settings.network, len(channels), stamps.size)
     kept = {name: weights[name] for name in network.state_dict()}
     network.load_state_dict(kept, assign=True)
     return network.float()
 
 
 def distributed(
-    network: nn.Module, stamps: StampSet, ranks: Ranks, dtype: torch.dtype
+    network: nn.Module, shape: tuple[int, ...], ranks: Ranks, dtype: torch.dtype
 ) -> DistributedDataParallel:
     """Wrap a network for averaging gradients over the ranks.
 
@@ -80,9 +96,8 @@ def distributed(
     statistics = {name: buffer.clone() for name, buffer in network.named_buffers()}
     on_gpu = ranks.device.type == "cuda"
     model = DistributedDataParallel(network, device_ids=[ranks.device] if on_gpu else None)
-    shape = (2, len(stamps.bands), stamps.size, stamps.size)
     for _ in range(2):
-        idle_NCHW = torch.zeros(shape, dtype=dtype, device=ranks.device)
+        idle_NCHW = torch.zeros((2, *shape), dtype=dtype, device=ranks.device)
         said = model(idle_NCHW.contiguous(memory_format=torch.channels_last))
         torch.autograd.backward(torch.stack(said if isinstance(said, tuple) else (said,)).sum())
     network.zero_grad(set_to_none=True)

@@ -8,8 +8,6 @@ which the network computes; torch would start as many again.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 
@@ -79,10 +77,10 @@ class SeenStamps:
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
-        bands, size, _ = pixels.stamp_shape
+        size = pixels.stamp_shape[-1]
         self._row_N = np.zeros(index_N.max(initial=-1) + 1, np.int64)
         self._row_N[index_N] = np.arange(len(index_N))
-        kept_NYXC = torch.empty(len(index_N), size, size, bands, dtype=dtype)
+        kept_NYXC = torch.empty(len(index_N), size, size, transform.channels, dtype=dtype)
         for start in range(0, len(index_N), _PIECE):
             piece = slice(start, start + _PIECE)
             image_NCHW, mask_NCHW = pixels.gather(index_N[piece])
@@ -92,9 +90,13 @@ class SeenStamps:
         self._size = size
 
     @staticmethod
-    def fit_in_memory(pixels: Pixels, stamps: int, dtype: torch.dtype) -> bool:
-        """Whether so many stamps stay below `KEPT_BYTES`."""
-        return stamps * math.prod(pixels.stamp_shape) * dtype.itemsize <= KEPT_BYTES
+    def fit_in_memory(
+        pixels: Pixels, transform: PixelTransform, stamps: int, dtype: torch.dtype
+    ) -> bool:
+        """Whether so many transformed stamps stay below `KEPT_BYTES`."""
+        _, height, width = pixels.stamp_shape
+        values = transform.channels * height * width
+        return stamps * values * dtype.itemsize <= KEPT_BYTES
 
     def gather(self, index_B: Index, view_B4: Index | None = None) -> torch.Tensor:
         """Return stamps, or views of them, (B, C, y, x), laid out channels last."""

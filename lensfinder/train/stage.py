@@ -30,7 +30,7 @@ from lensfinder.train import curve, data, distribute, evaluate, leakage, loop, t
 from lensfinder.train.data import StampSet
 from lensfinder.train.distribute import Ranks
 from lensfinder.train.fresh import streaming
-from lensfinder.train.network import weights_from
+from lensfinder.train.network import channels_for, weights_from
 from lensfinder.train.order import Index, batches_of
 from lensfinder.train.seeing import median_fwhm_arcsec
 from lensfinder.train.settings import Settings
@@ -50,11 +50,12 @@ def plan(config: Config, run: Run) -> Iterator[list[Unit]]:
     sets = [(item, _shards_of([item])) for item in chosen.shards] if chosen.separately else []
     everything = data.open_set(_shards_of(chosen.shards))  # also: no set leaks into another
     world = distribute.world_size(chosen.ranks)
-    init = _check_init(chosen, everything)
+    channels = channels_for(everything, chosen.network, chosen.pixels)
+    init = _check_init(chosen, everything, channels)
     if chosen.stream:
         data.recipe_of(everything)
     # Refuses an unknown network, or stamps too small for it, before anything is computed.
-    networks.count_multiply_adds(chosen.network, len(everything.bands), everything.size)
+    networks.count_multiply_adds(chosen.network, len(channels), everything.size)
     units = []
     for number in range(max(1, len(sets))):
         stamps = data.open_set(sets[number][1]) if sets else everything
@@ -138,7 +139,9 @@ def _shards_of(paths: Sequence[Path]) -> list[Path]:
     return found
 
 
-def _check_init(chosen: TrainConfig, stamps: StampSet) -> tuple[Path, str] | None:
+def _check_init(
+    chosen: TrainConfig, stamps: StampSet, channels: tuple[str, ...]
+) -> tuple[Path, str] | None:
     """Refuse a model to begin with that does not fit; return its file and id."""
     if chosen.init is None:
         return None
@@ -151,9 +154,9 @@ def _check_init(chosen: TrainConfig, stamps: StampSet) -> tuple[Path, str] | Non
     start = checkpoint.load(path, "cpu", verify=False)
     transfer.check(start.spec, chosen.network, stamps.stretched)
     with torch.device("meta"):
-        network = networks.build(chosen.network, len(stamps.bands), stamps.size, auxiliary=True)
+        network = networks.build(chosen.network, len(channels), stamps.size, auxiliary=True)
     transfer.check_freeze(network, chosen.freeze)
-    weights_from(start, network, stamps, chosen.new_head)
+    weights_from(start, network, channels, stamps.size, new_head=chosen.new_head)
     return path, start.model_id
 
 

@@ -57,26 +57,28 @@ def weights_for(
     network: nn.Module,
     weights: dict[str, torch.Tensor],
     spec: Spec,
-    bands: Sequence[str],
+    had: Sequence[str],
+    channels: Sequence[str],
     size: int,
     *,
     new_head: bool,
 ) -> dict[str, torch.Tensor]:
     """Turn a model's weights into those that `network` begins with.
 
-    Other bands than the model's: a band that it knows keeps its filters, one that it does not know
-    gets the mean of all, and they are scaled so that a signal in all bands stays what it was.
+    Other channels than the model's, of which each band has one or two: one that it knows keeps its
+    filters, one that it does not know gets the mean of all, and they are scaled so that a signal in
+    all of them stays what it was.
 
     Parameters
     ----------
     network : nn.Module
-        Of the model's architecture, for `bands` and `size`.
+        Of the model's architecture, for `channels` and `size`.
     weights : dict
         The model's.
     spec : Spec
         What data the model takes.
-    bands : sequence of str
-        Of the data to train on.
+    had, channels : sequence of str
+        What the model, and what `network`, sees of its stamps, see `pixels.Recipe.channels`.
     size : int
         Of the stamps to train on, pixels.
     new_head : bool
@@ -94,7 +96,7 @@ def weights_for(
     """
     known = dict(weights)
     first = next(n for n, m in network.named_modules() if isinstance(m, nn.Conv2d)) + ".weight"
-    known[first] = _for_bands(known[first], spec.bands, tuple(bands))
+    known[first] = _for_channels(known[first], tuple(had), tuple(channels))
     fresh = network.state_dict()
     for name, tensor in fresh.items():
         if name.startswith(_HEADS) and (new_head or name not in known):
@@ -109,11 +111,11 @@ def weights_for(
     return known
 
 
-def _for_bands(
+def _for_channels(
     weight_OIYX: torch.Tensor, old: tuple[str, ...], new: tuple[str, ...]
 ) -> torch.Tensor:
     if old == new:
         return weight_OIYX
     mean_OYX = weight_OIYX.mean(dim=1)
-    filters = [weight_OIYX[:, old.index(band)] if band in old else mean_OYX for band in new]
+    filters = [weight_OIYX[:, old.index(one)] if one in old else mean_OYX for one in new]
     return torch.stack(filters, dim=1) * (len(old) / len(new))

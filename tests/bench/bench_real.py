@@ -35,6 +35,14 @@ from lensfinder.simulate import composite
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 GRI = ("g", "r", "i")
+# Einstein radii of SLACS lenses, arcsec: Auger et al. 2009 (ApJ 705, 1099).
+THETA_E_ARCSEC = {
+    "J0008-0004": 1.16, "J0029-0055": 0.96, "J0157-0056": 0.79, "J0216-0813": 1.16,
+    "J0252+0039": 1.04, "J0330-0020": 1.10, "J0728+3835": 1.25, "J0737+3216": 1.00,
+    "J0822+2652": 1.17, "J0841+3824": 1.41, "J1525+3327": 1.31, "J1627-0053": 1.23,
+    "J1630+4520": 1.78, "J2238-0754": 1.27, "J2300+0022": 1.24, "J2303+1422": 1.62,
+    "J2341+0000": 1.44,
+}  # fmt: skip
 FWHM_PER_SIGMA = 2.3548
 
 
@@ -147,6 +155,13 @@ def hsc_galaxies(arcsec: float, mags_r: tuple[float, float] = (18.5, 23.5)) -> S
     ids, images = zip(*found.values(), strict=True)
     return Set("HSC galaxies", 0.168, list(ids), np.stack(images), np.zeros(len(ids), int),
                (0.75, 0.7, 0.6))  # fmt: skip
+
+
+def of_band(given: Set, band: str) -> Set:
+    """Take one of g, r and i alone."""
+    k = GRI.index(band)
+    return replace(given, image_NCHW=given.image_NCHW[:, k : k + 1],
+                   fwhm_arcsec=given.fwhm_arcsec[k : k + 1])  # fmt: skip
 
 
 def as_shallow_as(given: Set, like: survey.Survey, seed: int = 1) -> Set:
@@ -367,10 +382,15 @@ def sets_of(spec: dict[str, Any]) -> Iterator[Set]:
         yield from one_band(arcsec, spec["pixel_scale_arcsec"], 0.16, 2.2)
         yield from bologna_space(arcsec)
         return
-    if len(spec["bands"]) == 1:
+    if len(spec["bands"]) == 1 and spec["bands"] != ["i"]:
         yield from one_band(arcsec, spec["pixel_scale_arcsec"], 0.77, 11.3)
         return
     fluxes = [des_lrgs(arcsec), hsc_galaxies(arcsec), *bologna(arcsec), *known_lenses(arcsec)]
+    if len(spec["bands"]) == 1:
+        # A coadd's depth; and of the others this band alone.
+        yield from one_band(arcsec, spec["pixel_scale_arcsec"], 0.71, 2.58)
+        yield from (of_band(one, "i") for one in fluxes)
+        return
     for one in fluxes:
         yield as_pictures(one, sky_rms(one.image_NCHW)) if spec["stretched"] else one
         if one.name == "HSC galaxies" and not spec["stretched"]:
@@ -408,7 +428,8 @@ def main() -> None:
             warps.setdefault(disputed, []).append(logit)
         elif given.label_N[0] == 1 or chosen.objects:
             for name, value in zip(found["id"], logit, strict=True):
-                print(f"    {name:40} {value:8.3f}{'  *' if value > limit else ''}")
+                about = f"theta_E {THETA_E_ARCSEC[name]:.2f}" if name in THETA_E_ARCSEC else ""
+                print(f"    {name:40} {about:12} {value:8.3f}{'  *' if value > limit else ''}")
     for disputed, (lens, other) in warps.items():
         middle, low, high = area(lens, other)
         print(f"Space Warps{', disputed' if disputed else ''}: AUROC {middle:.3f} "

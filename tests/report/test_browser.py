@@ -21,7 +21,7 @@ from scored import (
 )
 
 from lensfinder import catalogs, schema, shards, tables
-from lensfinder.report import candidates, document, page
+from lensfinder.report import document, page
 from lensfinder.report.bandpixels import encode
 
 playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")

@@ -20,7 +20,7 @@ def begun(bands, size=25, new_head=True, name="lensnet", spec=SPEC):
     torch.manual_seed(2)
     network = networks.build(name, len(bands), size, auxiliary=True)
     weights = trained(name, len(spec.bands), spec.size).state_dict()
-    begin = transfer.weights_for(network, weights, spec, bands, size, new_head=new_head)
+    begin = transfer.weights_for(network, weights, spec, spec.bands, bands, size, new_head=new_head)
     network.load_state_dict(begin)
     return network
 
