@@ -69,6 +69,13 @@ def model_file(given: Path) -> Path:
     return path
 
 
+def model_ids(scores: Path) -> list[str]:
+    """Models that gave the scores of a table; none where it does not say."""
+    if "model_id" not in tables.names_of(scores):
+        return []
+    return sorted({str(one) for one in tables.read_columns(scores, ["model_id"])["model_id"]})
+
+
 def candidate_stamps(given: Path) -> Path | None:
     """Shard of the best-ranked stamps beside the scores, or None where there is none."""
     path = (given.parent if given.suffix == ".parquet" else given) / CANDIDATE_STAMPS

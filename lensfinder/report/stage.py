@@ -30,6 +30,8 @@ def plan(config: Config, run: Run) -> Iterator[list[Unit]]:
     ------
     RequestError
         If scores, or the model to write thresholds into, are missing.
+    MismatchError
+        If thresholds are to be written into another model than the one that gave the scores.
     """
     wanted = config.report
     if not wanted.scores:
@@ -47,6 +49,9 @@ def plan(config: Config, run: Run) -> Iterator[list[Unit]]:
     if wanted.write_model is not None:
         # Before any work, though it is written last.
         run.notes["model"] = inputs.model_file(wanted.write_model)
+        for path in files["mocks"]:
+            for scored in inputs.model_ids(path):
+                _refuse_another(run.notes["model"], scored)
     identities = {role: [inputs.identity(path) for path in paths] for role, paths in files.items()}
     for role, found in identities.items():
         again = next((k for k, one in enumerate(found) if one in found[:k]), None)
@@ -140,15 +145,10 @@ def finish(run: Run) -> Summary:
 
 def _write_thresholds(model: Path, stored: dict[str, Any]) -> None:
     """Put the report's thresholds into the model file, whose `model_id` does not change."""
-    # The only part of `report` that loads torch, which owns the checksum of the file's tensors.
+    # Loads torch, which owns the checksum of the file's tensors.
     from lensfinder import checkpoint
 
-    named, scored = checkpoint.read_header(model)["model_id"], stored["settings"]["model_id"]
-    if named != scored:
-        raise MismatchError(
-            f"{model} is model {named[:12]}", f"{scored[:12]}, whose scores set the thresholds",
-            "Give the model that `lensfinder infer` was given.",
-        )  # fmt: skip
+    _refuse_another(model, stored["settings"]["model_id"])
     checkpoint.write_thresholds(
         model,
         {
@@ -166,6 +166,18 @@ def _write_thresholds(model: Path, stored: dict[str, Any]) -> None:
         },
     )
     _tell_index(model)
+
+
+def _refuse_another(model: Path, scored: str) -> None:
+    from lensfinder import checkpoint
+
+    named = checkpoint.read_header(model)["model_id"]
+    if named != scored:
+        raise MismatchError(
+            f"{model} is model {named[:12]}", f"{scored[:12]}, whose scores set the thresholds",
+            "Give the model that `lensfinder infer` was given; thresholds of an ensemble have no "
+            "file to stand in.",
+        )  # fmt: skip
 
 
 def _tell_index(model: Path) -> None:

@@ -79,5 +79,6 @@ def test_another_model_than_the_one_that_scored_is_refused_and_left_alone(
     with pytest.raises(MismatchError, match="whose scores set the thresholds"):
         report(tmp_path / "out", [mocks], write_model=path)
     assert path.read_bytes() == whole
+    assert not (tmp_path / "out" / "report.json").exists()  # told before any work
     with pytest.raises(RequestError, match="no such model"):
         report(tmp_path / "out", [mocks], write_model=tmp_path / "gone.safetensors")
