@@ -25,11 +25,13 @@ Columns = dict[str, NDArray[Any]]
 
 # By these TOPCAT and Aladin know positions without being asked (IVOA UCD1+).
 _UCDS = {"id": "meta.id;meta.main", "ra": "pos.eq.ra;meta.main", "dec": "pos.eq.dec;meta.main"}
-_MAGNITUDE = re.compile(r"(?:mag|mag_?auto|mag_?gaap|model_?mag)[_-]?([a-z]|vis)", re.IGNORECASE)
+# r, i2 (the second of its kind), VIS, F814W.
+_BAND = r"([a-z]\d?|vis|f\d{3}[a-z]{1,2})"
+_MAGNITUDE = re.compile(rf"(?:mag|mag_?auto|mag_?gaap|model_?mag)[_-]?{_BAND}", re.IGNORECASE)
 # What lies beyond, either way, stands for a magnitude that nobody measured.
 _FAINTEST_MAGNITUDE = 50.0
 # Extinction by the Milky Way's dust in magnitudes, as KiDS, LSST and SDSS call it.
-_EXTINCTION = re.compile(r"(?:extinction|a)_([a-z]|vis)", re.IGNORECASE)
+_EXTINCTION = re.compile(rf"(?:extinction|a)_{_BAND}", re.IGNORECASE)
 
 
 def read_catalog(path: Path, columns: Mapping[str, str] | None = None) -> Columns:

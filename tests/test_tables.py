@@ -114,6 +114,25 @@ def test_columns_under_unusual_names(tmp_path: Path) -> None:
         tables.read_catalog(path, {**named, "ra": "nowhere"})
 
 
+@pytest.mark.parametrize(
+    ("column", "name"),
+    [
+        ("MAG_AUTO_r", "mag_r"),
+        ("modelMag_g", "mag_g"),
+        ("mag_VIS", "mag_VIS"),
+        ("mag_F814W", "mag_F814W"),
+        ("mag_i2", "mag_i2"),
+        ("magnitude", None),
+        ("mag_error", None),
+    ],
+)
+def test_magnitudes_are_known_by_what_catalogues_call_them(tmp_path, column, name):
+    path = tmp_path / "t.csv"
+    path.write_text(f"id,ra,dec,{column}\na,1,2,20\n")
+    read = tables.read_catalog(path)
+    assert {key for key in read if key.startswith("mag_")} == ({name} if name else set())
+
+
 def test_angles_with_a_unit_become_degrees(tmp_path: Path) -> None:
     table = Table({"id": ["a"], "ra": [1.0], "dec": [0.5]})
     table["ra"].unit, table["dec"].unit = "hourangle", "rad"
