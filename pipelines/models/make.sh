@@ -10,7 +10,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "${1:-models}"
 out=$(cd "${1:-models}" && pwd)
 
-for name in lsst-g lsst-i kids-gri euclid-vis rgb-composite; do
+for name in lsst-g lsst-i euclid-vis kids-gri rgb-composite; do
   lensfinder run "$here/$name.toml" -o "$out/$name" --set "report.write_model=$out/$name/train"
   python "$here/publish.py" "$out/$name/train/products/model.safetensors" "$name"
 done
