@@ -24,6 +24,14 @@ MAD_TO_SIGMA = 1.4826
 LOPSIDED = 0.02
 
 
+_LESS_TURNED = " less turned"
+
+
+def is_turned(channel: str) -> bool:
+    """Whether a channel of `Recipe.channels` is what half a turn changes."""
+    return channel.endswith(_LESS_TURNED)
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What is chosen before fitting.
@@ -63,7 +71,7 @@ class Recipe:
 
     def channels(self, bands: Sequence[str]) -> tuple[str, ...]:
         """Name what a network sees of stamps in these bands, in its order."""
-        return (*bands, *(f"{band} less turned" for band in bands if self.turned))
+        return (*bands, *(f"{band}{_LESS_TURNED}" for band in bands if self.turned))
 
 
 RECIPES = {

@@ -14,6 +14,7 @@ from torch import nn
 
 from lensfinder.errors import MismatchError, RequestError
 from lensfinder.model import Spec
+from lensfinder.pixels import is_turned
 from lensfinder.train.optimise import layers_of
 
 _HEADS = ("head.", "auxiliaries.")
@@ -92,8 +93,16 @@ def weights_for(
     Raises
     ------
     MismatchError
-        If a layer's size goes with the stamp's, and that is another.
+        If a layer's size goes with the stamp's, and that is another, or if one of both sees what
+        half a turn changes and the other does not.
     """
+    turned, wanted = (any(map(is_turned, seen)) for seen in (had, channels))
+    if turned != wanted:
+        raise MismatchError(
+            f"the model given by --init {'sees' if turned else 'does not see'} what half a turn "
+            "changes",
+            f'train.pixels = "{"sky-turned" if turned else "sky"}"',
+        )
     known = dict(weights)
     first = next(n for n, m in network.named_modules() if isinstance(m, nn.Conv2d)) + ".weight"
     known[first] = _for_channels(known[first], tuple(had), tuple(channels))

@@ -243,6 +243,23 @@ def test_weights_to_begin_with_are_part_of_what_a_model_is_made_of(tmp_path, wri
         )
 
 
+def test_a_network_that_sees_what_half_a_turn_changes(tmp_path, write_shard):
+    path = write_shard(tmp_path / "a.h5")
+    both = [
+        configure(path, epochs=1, pixels="sky-turned", noise=noise, ranks=ranks)
+        for noise, ranks in ((0.0, 1), (0.1, 2))  # kept in memory; made anew in each epoch
+    ]
+    for number, config in enumerate(both):
+        summary = runs.execute("train", config, tmp_path / f"{number}", SERIAL)
+        assert summary.exit_code == 0
+        model = checkpoint.load(tmp_path / f"{number}" / "products" / "model.safetensors", "cpu")
+        assert model.transform.channels == 2 * len(model.spec.bands)
+        assert model.network.stem.weight.shape[1] == 4
+    plain = configure(path, init=tmp_path / "0")
+    with pytest.raises(MismatchError, match="half a turn"):
+        runs.execute("train", plain, tmp_path / "x", Execution(dry_run=True))
+
+
 def test_what_was_learnt_before_the_loss_became_infinite_is_kept(
     tmp_path, write_shard, monkeypatch
 ):

@@ -6,6 +6,7 @@ import torch
 from lensfinder import networks
 from lensfinder.errors import MismatchError, RequestError
 from lensfinder.model import Spec
+from lensfinder.pixels import RECIPES
 from lensfinder.train import transfer
 
 SPEC = Spec("lensnet", ("g", "r"), 25, 0.2)
@@ -40,6 +41,21 @@ def test_bands_are_found_by_name_and_unknown_ones_keep_the_signal():
     assert torch.equal(begun(("r",)).state_dict()["stem.weight"], 2 * old[:, 1:])
     wider = begun(("g", "r", "i", "z")).state_dict()["stem.weight"]
     torch.testing.assert_close(wider.sum(dim=1), old.sum(dim=1))
+
+
+def test_what_half_a_turn_changes_is_seen_by_both_or_neither():
+    recipe = RECIPES["sky-turned"]
+    had, wanted = recipe.channels(("g", "r")), recipe.channels(("r",))
+    assert wanted == ("r", "r less turned")
+    weights = trained(bands=4).state_dict()
+    begin = transfer.weights_for(trained(bands=2), weights, SPEC, had, wanted, 25, new_head=True)
+    assert torch.equal(begin["stem.weight"], 2 * weights["stem.weight"][:, [1, 3]])
+    with pytest.raises(MismatchError, match=r"sees what half a turn.*sky-turned"):
+        transfer.weights_for(trained(), weights, SPEC, had, ("g", "r"), 25, new_head=True)
+    with pytest.raises(MismatchError, match=r'does not see.*"sky"'):
+        transfer.weights_for(
+            trained(), trained().state_dict(), SPEC, ("g", "r"), wanted, 25, new_head=True
+        )
 
 
 def test_another_size_is_taken_where_the_layers_do_not_depend_on_it():
