@@ -293,14 +293,16 @@ class Stamp:
         self.pixels = {
             band: BandPixels(planes[band], survey, band, self.shape_YX) for band in bands
         }
+        self.centre = (math.nan, math.nan)
+        image = planes[bands[0]]["image"]
         try:
-            footprint = _footprint(name, planes[bands[0]]["image"])
-            self.centre = (footprint.centre_ra, footprint.centre_dec)
-            # Simulated stamps all claim to lie at the origin.
-            if not footprint.wcs.wcs.crval.any():
-                self.centre = (math.nan, math.nan)
+            footprint = _footprint(name, image)
         except UnitError:
-            self.centre = (math.nan, math.nan)
+            return
+        # Simulated stamps all claim to lie at the origin, with pixels of any size.
+        if footprint.wcs.wcs.crval.any():
+            self.centre = (footprint.centre_ra, footprint.centre_dec)
+            grids.check_scale(footprint, image.path, survey.pixel_scale_arcsec, survey.name)
 
     def psf_fwhm_arcsec(self, band: str) -> float:
         """FWHM of the PSF: what the file tells, else the survey's typical one."""
@@ -356,7 +358,8 @@ def open_stamp(files: TileFiles, survey: Survey, bands: tuple[str, ...]) -> Iter
     Raises
     ------
     UnitError
-        If a band is missing, or a file is unreadable, truncated, without image or in another unit.
+        If a band is missing, or a file is unreadable, truncated, without image, in another unit
+        or, by a WCS of its own, of another pixel scale.
     """
     with ExitStack() as stack:
         planes = _open_planes(OpenFiles(stack), files, survey, bands, "reject")

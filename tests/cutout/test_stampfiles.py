@@ -149,6 +149,27 @@ def test_eight_bit_composites_are_marked_as_stretched(tmp_path: Path, command: C
     assert [shard["ra"][0], shard["dec"][0]] == pytest.approx([30.0, -9.0], abs=1e-6)
 
 
+def test_stamps_of_another_pixel_scale_are_told_by_their_wcs(
+    tmp_path: Path, command: Command
+) -> None:
+    (tmp_path / "own.toml").write_text(PICTURES)
+    folder = tmp_path / "in"
+    folder.mkdir()
+    cube = RNG.integers(0, 256, (3, 31, 31), dtype=np.uint8)
+    places = {"right": (30.0, 0.2), "coarse": (30.0, 0.263), "simulated": (0.0, 0.263)}
+    for name, (ra, scale_arcsec) in places.items():
+        wcs = tan_wcs(ra, -9.0 if ra else 0.0, (31, 31), scale_arcsec=scale_arcsec)
+        fits.PrimaryHDU(cube, wcs.to_header()).writeto(folder / f"{name}.fits")
+    said = command(
+        "cutout", folder, "--survey", tmp_path / "own.toml", "--size", 31, "--engine", "serial",
+        "-o", tmp_path / "out",
+    )  # fmt: skip
+    assert said.code == 3, said.err
+    ledger = tables.read_columns(tmp_path / "out" / "ledger.parquet")
+    ended = dict(zip(ledger["id"], ledger["reason"], strict=True))
+    assert ended == {"right": "", "coarse": "pixel_scale", "simulated": ""}
+
+
 def write_picture(path: Path, pixels: np.ndarray) -> None:
     from PIL import Image
 
