@@ -16,7 +16,7 @@ from lensfinder.ledger import products_of, read_index
 from lensfinder.model import GOLDEN_COUNT
 
 Command = Callable[..., Any]
-EXPECTED = {"euclid-vis", "kids-gri", "lsst-g", "rgb-composite"}
+EXPECTED = {"euclid-vis", "kids-gri", "lsst-g", "lsst-i", "rgb-composite"}
 
 
 def test_they_are_there() -> None:

@@ -2,7 +2,8 @@
 
 Type the tutorial's commands first, or `lensfinder run pipelines/quickstart.toml --set
 simulate.preview=true`, whose folder will do as well. Takes playwright and Debian's chromium for the
-page's pictures.
+page's pictures. With ``--mocks lsst-i/simulate``, the folder of that model's mocks, the picture of
+what half a turn changes is made instead.
 """
 
 from __future__ import annotations
@@ -14,7 +15,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+import torch
 from PIL import Image
+
+from lensfinder import shards
+from lensfinder.ledger import products_of
+from lensfinder.pixels import RECIPES, PixelTransform
 
 IMAGES = Path(__file__).parent.parent.parent / "docs" / "images"
 QUALITY = 85
@@ -56,15 +63,48 @@ def seen(page_html: Path) -> Iterator[tuple[str, Image.Image, int]]:
         browser.close()
 
 
+def turned(mocks: Path) -> Iterator[tuple[str, Image.Image, int]]:
+    """Yield mocks of bright hosts above, and below what half a turn changes of them."""
+    with shards.read(products_of(mocks, "simulate")[0]) as shard:
+        (band,), catalog = shard.header.bands, shard.catalog
+        bright_N = np.fmin(catalog[f"mag_bulge_{band}"], catalog[f"mag_disc_{band}"]) < 18.0
+        rows = []
+        for kind, count in (("lens", 6), ("galaxy", 1), ("companions", 1), ("spiral", 1)):
+            of_kind_N = bright_N & (catalog["kind"] == kind) & (catalog["flags"] == 0)
+            if kind == "lens":
+                of_kind_N &= catalog["feature_snr"] > 300
+            found = np.flatnonzero(of_kind_N)
+            rows += found[:count].tolist()
+        image_NCHW = torch.from_numpy(np.stack([shard.image[k] for k in rows]))
+        mask_NCHW = torch.from_numpy(np.stack([shard.mask[k] for k in rows]))
+    transform = PixelTransform.fit(RECIPES["sky-turned"], [(image_NCHW, mask_NCHW)])
+    seen_NCHW = transform(image_NCHW, mask_NCHW).numpy()
+    lines = []
+    for channel, low, high in ((0, 0.0, float(seen_NCHW[:, 0].max())), (1, -2.5, 2.5)):
+        grey_NHW = np.clip((seen_NCHW[:, channel] - low) / (high - low), 0, 1) * 255
+        # North, and the last line, is up.
+        framed = [np.pad(one[::-1].repeat(3, 0).repeat(3, 1), 2) for one in grey_NHW]
+        lines.append(np.hstack(framed))
+    picture = Image.fromarray(np.vstack(lines).astype(np.uint8)).convert("RGB")
+    yield "turned", picture, 1000
+
+
 def _picture(png: bytes) -> Image.Image:
     return Image.open(io.BytesIO(png)).convert("RGB")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("folder", type=Path, help="the tutorial's or the quickstart's")
-    folder = parser.parse_args().folder
-    for made in (drawn(folder), seen((folder / "report" / "index.html").resolve())):
+    given = parser.add_mutually_exclusive_group(required=True)
+    given.add_argument("folder", type=Path, nargs="?", help="the tutorial's or the quickstart's")
+    given.add_argument("--mocks", type=Path, help="those of `lsst-i`")
+    chosen = parser.parse_args()
+    if chosen.mocks is not None:
+        pictures = [turned(chosen.mocks)]
+    else:
+        page_html = (chosen.folder / "report" / "index.html").resolve()
+        pictures = [drawn(chosen.folder), seen(page_html)]
+    for made in pictures:
         for name, picture, width in made:
             height = round(picture.height * width / picture.width)
             small = picture.resize((width, height), Image.Resampling.LANCZOS)
