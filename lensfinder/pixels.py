@@ -108,7 +108,7 @@ class PixelTransform:
     mean_njy_CHW: torch.Tensor | None = None
 
     @property
-    def channels(self) -> int:
+    def channel_count(self) -> int:
         """How many a network sees of a stamp."""
         return len(self.scale_njy_C) * (2 if self.recipe.turned else 1)
 

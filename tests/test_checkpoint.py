@@ -29,7 +29,7 @@ def make(recipe="sky", temperature=1.3, seed=0, **kwargs):
     transform = PixelTransform.fit(RECIPES[recipe], fitting)
     return create(
         SPEC,
-        networks.build("lensnet", transform.channels, 25),
+        networks.build("lensnet", transform.channel_count, 25),
         transform,
         temperature=temperature,
         training_prevalence=0.5,

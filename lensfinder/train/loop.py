@@ -142,7 +142,7 @@ def train(  # noqa: PLR0915 - a training loop is read top to bottom
     val_seen = SeenStamps(pixels, transform, own_V, device, dtype) if fits else None
     network = begin(stamps, settings, start, ranks)
     layers = len(optimise.layers_of(network))
-    seen_shape = (transform.channels, stamps.size, stamps.size)
+    seen_shape = (transform.channel_count, stamps.size, stamps.size)
     drops = any(isinstance(module, nn.Dropout) for module in network.modules())
     average = optimise.Average(network, settings.ema)
     optimizer = optimise.optimizer_of(network, settings)

@@ -80,7 +80,7 @@ class SeenStamps:
         size = pixels.stamp_shape[-1]
         self._row_N = np.zeros(index_N.max(initial=-1) + 1, np.int64)
         self._row_N[index_N] = np.arange(len(index_N))
-        kept_NYXC = torch.empty(len(index_N), size, size, transform.channels, dtype=dtype)
+        kept_NYXC = torch.empty(len(index_N), size, size, transform.channel_count, dtype=dtype)
         for start in range(0, len(index_N), _PIECE):
             piece = slice(start, start + _PIECE)
             image_NCHW, mask_NCHW = pixels.gather(index_N[piece])
@@ -95,7 +95,7 @@ class SeenStamps:
     ) -> bool:
         """Whether so many transformed stamps stay below `KEPT_BYTES`."""
         _, height, width = pixels.stamp_shape
-        values = transform.channels * height * width
+        values = transform.channel_count * height * width
         return stamps * values * dtype.itemsize <= KEPT_BYTES
 
     def gather(self, index_B: Index, view_B4: Index | None = None) -> torch.Tensor:

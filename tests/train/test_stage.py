@@ -253,7 +253,7 @@ def test_a_network_that_sees_what_half_a_turn_changes(tmp_path, write_shard):
         summary = runs.execute("train", config, tmp_path / f"{number}", SERIAL)
         assert summary.exit_code == 0
         model = checkpoint.load(tmp_path / f"{number}" / "products" / "model.safetensors", "cpu")
-        assert model.transform.channels == 2 * len(model.spec.bands)
+        assert model.transform.channel_count == 2 * len(model.spec.bands)
         assert model.network.stem.weight.shape[1] == 4
     plain = configure(path, init=tmp_path / "0")
     with pytest.raises(MismatchError, match="half a turn"):
