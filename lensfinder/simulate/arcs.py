@@ -9,18 +9,17 @@ whose rays come near. Clumps and images of galaxies end somewhere, and are all i
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from lensfinder.simulate import grf, gridding, lensing, light
+from lensfinder.simulate import gridding, light
 from lensfinder.simulate import sources as source_images
 from lensfinder.simulate.grid import Columns, FineGrid
+from lensfinder.simulate.rays import Lenses
 
 # The window is exp(-(d / width)^4), and counts as nothing beyond this many widths (2e-6).
 _WINDOW_END = 1.9
@@ -42,7 +41,6 @@ _WINDOWS = (32, 48, 64, 96)
 # Samples along a cell's side of the image of a galaxy.
 _STAMP_REFINEMENT = 5
 
-Expand = Callable[[Tensor], Tensor]
 # Row and number of a piece of a source.
 Index = tuple[Tensor, Tensor]
 
@@ -86,7 +84,7 @@ def lensed_source(
         rows = torch.nonzero((needs == key).all(dim=1))[:, 0]
         power_law, perturbed, stamped = key.tolist()
         mine = c.take(rows)
-        lens = _Lenses(mine, bool(power_law), bool(perturbed))
+        lens = Lenses(mine, bool(power_law), bool(perturbed))
         parts = _stamps(mine, images) if stamped and images is not None else _profiles(mine, grid)
         image[rows, : len(parts)] = _draw(grid, x[rows], y[rows], lens, parts, half[rows])
     return image
@@ -109,63 +107,6 @@ def _half_width_cells(grid: FineGrid, c: Columns) -> Tensor:
     beta = torch.hypot(c["source_x_arcsec"], c["source_y_arcsec"])
     half = (bent + beta + extent) / (1 - c["shear"]).clamp(min=0.1)
     return torch.where(plain, torch.ceil(half / grid.scale_arcsec), torch.inf)
-
-
-class _Lenses:
-    """What R lenses do to a ray."""
-
-    def __init__(self, c: Columns, power_law: bool, perturbed: bool) -> None:
-        self._source = (c["source_x_arcsec"], c["source_y_arcsec"])
-        self._parameters = [
-            c["theta_e_arcsec"],
-            c["q_lens"],
-            c.phi("pa_lens_deg"),
-            c["shear"],
-            c.phi("pa_shear_deg"),
-        ]
-        if power_law:
-            self._parameters.append(c.get("lens_slope", 2.0))
-        self._fields: Tensor | None = None
-        if perturbed:
-            self._side = 2 * grf.HALF_WIDTH_IN_THETA_E * c["theta_e_arcsec"]
-            described = zip(
-                c.get("grf_seed", 0).tolist(),
-                self._side.tolist(),
-                c.get("grf_kappa_rms", 0.0).tolist(),
-                c.get("grf_power", 6.0).tolist(),
-                strict=True,
-            )
-            fields = [
-                grf.draw_deflection(np.random.default_rng(int(seed)), side, rms, power)
-                for seed, side, rms, power in described
-            ]
-            self._fields = torch.from_numpy(np.stack(fields)).to(c["theta_e_arcsec"].dtype)
-
-    def take(self, rows: Tensor) -> _Lenses:
-        """Some of them."""
-        some = copy.copy(self)
-        some._source = (self._source[0][rows], self._source[1][rows])
-        some._parameters = [p[rows] for p in self._parameters]
-        if self._fields is not None:
-            some._side, some._fields = self._side[rows], self._fields[rows]
-        return some
-
-    def shoot(self, dx: Tensor, dy: Tensor, expand: Expand) -> tuple[Tensor, Tensor]:
-        """Source-plane position relative to the source's centre."""
-        bx, by = lensing.ray_shoot(dx, dy, *(expand(p) for p in self._parameters))
-        if self._fields is not None:
-            step = expand(self._side / grf.N_GRID)
-            u, v = dx / step + grf.N_GRID / 2, dy / step + grf.N_GRID / 2
-            which = expand(torch.arange(len(self._side)))
-            alpha_x, alpha_y = grf.deflection(self._fields, which, u.expand_as(bx), v.expand_as(by))
-            bx, by = bx - alpha_x, by - alpha_y
-        return bx.sub_(expand(self._source[0])), by.sub_(expand(self._source[1]))
-
-    def stretch(self, dx: Tensor, dy: Tensor, expand: Expand) -> Tensor:
-        """Upper bound of how far a step in the image takes a ray in the source plane."""
-        theta_e, q, _, shear, *_ = (expand(p) for p in self._parameters)
-        bound: Tensor = 1 + shear + theta_e / torch.sqrt(q * (dx**2 + dy**2).clamp(min=1e-12))
-        return bound if self._fields is None else bound + 0.5
 
 
 @dataclass(frozen=True)
@@ -277,7 +218,7 @@ def _stamps(c: Columns, images: source_images.SourceImages) -> list[_Part]:
 
 
 def _draw(
-    grid: FineGrid, x: Tensor, y: Tensor, lens: _Lenses, parts: Sequence[_Part], half: Tensor
+    grid: FineGrid, x: Tensor, y: Tensor, lens: Lenses, parts: Sequence[_Part], half: Tensor
 ) -> Tensor:
     """Draw P parts of R sources, in a square about each lens; flux per fine pixel, (R, P, F, F).
 
@@ -381,7 +322,7 @@ def _refine(
     grid: FineGrid,
     x: Tensor,
     y: Tensor,
-    lens: _Lenses,
+    lens: Lenses,
     part: _Part,
     cells_4M: Tensor,
 ) -> None:
@@ -403,7 +344,7 @@ def _refine_alike(
     grid: FineGrid,
     x: Tensor,
     y: Tensor,
-    lens: _Lenses,
+    lens: Lenses,
     part: _Part,
     cells_4M: Tensor,
     refinement: int,

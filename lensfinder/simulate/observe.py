@@ -12,6 +12,10 @@ import math
 import torch
 from torch import Tensor
 
+from lensfinder.simulate import gridding, psfs
+from lensfinder.simulate.grid import Columns, FineGrid
+from lensfinder.simulate.observation import Observation
+
 # Of a Gaussian.
 _FWHM2_PER_VARIANCE = 8 * math.log(2)
 
@@ -131,3 +135,62 @@ def convolve_and_sample(scene_fft: Tensor, otf: Tensor, supersampling: int) -> T
     folded = folds.sum(dim=-3) / supersampling
     rows: Tensor = torch.fft.irfft(torch.fft.ifft(folded, dim=-2), n=n_fine, dim=-1)
     return rows[..., ::supersampling]
+
+
+def transfer_function(c: Columns, observation: Observation, grid: FineGrid, points: int) -> Tensor:
+    """Transfer function of PSF and pixel in each band, (N, C, F, F // 2 + 1).
+
+    Its value at zero is the number of fine pixels in a pixel, which collects them all. The
+    response of spreading is divided out.
+    """
+    dtype, n_fine = grid.axis_arcsec.dtype, len(grid.axis_arcsec)
+    scale, beta = observation.pixel_scale_arcsec, observation.moffat_beta
+    ky, kx = frequencies(n_fine, grid.scale_arcsec, dtype)
+    if observation.psf_images is not None:
+        # Images of PSFs hold the pixel's response.
+        after = torch.full((n_fine, n_fine // 2 + 1), float(points**2), dtype=dtype)
+        if grid.adaptive:
+            after /= gridding.response(ky, kx, grid.scale_arcsec)
+        which, row = torch.unique(c.get("psf_index", 0).long(), return_inverse=True)
+        images = torch.from_numpy(observation.psf_images.images_PCYX).to(dtype)[which]
+        step = observation.psf_images.step_pixel * scale
+        otf = psfs.image_otf(images, step, n_fine, grid.scale_arcsec) * after
+        return otf[row]
+    # Round PSFs are even along y: one half is enough.
+    half = n_fine // 2
+    ky = ky[: half + 1].abs()
+    after = pixel_response(ky, kx, scale) * points**2
+    if grid.adaptive:
+        after = after / gridding.response(ky, kx, grid.scale_arcsec)
+    epochs = _epoch_fwhm(c, observation.bands)
+    round_psf = torch.zeros(len(c["dx"]), len(observation.bands), *after.shape, dtype=dtype)
+    for fwhm, weight in epochs:
+        if observation.psf == "gaussian":
+            own = unbroadened_fwhm(fwhm, scale)
+            shape = gaussian_otf(ky, kx, own[:, :, None, None])
+        else:
+            own = unbroadened_fwhm(fwhm, scale, beta)
+            shape = moffat_otf(ky, kx, own[:, :, None, None], beta)
+        round_psf = shape if len(epochs) == 1 else round_psf + shape * weight[:, :, None, None]
+    round_psf *= after
+    return torch.cat([round_psf, round_psf[:, :, 1:half].flip(2)], dim=2)
+
+
+def _epoch_fwhm(c: Columns, bands: tuple[str, ...]) -> list[tuple[Tensor, Tensor]]:
+    """FWHM of each exposure and its weight in the coadd, each (N, C)."""
+    whole = torch.stack([c[f"psf_fwhm_{b}_arcsec"] for b in bands], dim=1)
+    numbers = range(1, c.count(f"psf_fwhm_{bands[0]}_epoch_{{}}_arcsec") + 1)
+    epochs = [
+        torch.stack([c[f"psf_fwhm_{b}_epoch_{k}_arcsec"] for b in bands], dim=1) for k in numbers
+    ]
+    if not epochs:
+        return [(whole, torch.ones_like(whole))]
+    there = torch.stack([torch.isfinite(fwhm) for fwhm in epochs])
+    # A mock without exposures of its own is one exposure.
+    single = ~there.any(dim=0)
+    there[0] |= single
+    weight = there / there.sum(dim=0)
+    return [
+        (torch.where(torch.isfinite(fwhm), fwhm, whole), w.to(whole.dtype))
+        for fwhm, w in zip(epochs, weight, strict=True)
+    ]
