@@ -10,7 +10,8 @@ import errno
 import json
 import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -307,20 +308,15 @@ def read_columns(path: Path, names: Sequence[str] | None = None) -> Columns:
     RequestError
         If the file is none or damaged.
     """
-    import pyarrow as pa
     from pyarrow import parquet
 
-    try:
+    with _as_parquet(path):
         # Without a partitioning, a folder named seed=2 would become a column.
         table = parquet.read_table(
             path, columns=list(names) if names is not None else None, partitioning=None
         )
         # Text is decoded here, and may turn out to be none.
         return {name: table[name].to_numpy() for name in table.column_names}
-    except FileNotFoundError:
-        raise RequestError(f"no such file: {path}", "a Parquet table") from None
-    except (OSError, pa.ArrowException) as error:
-        raise RequestError(f"{path} can't be read as Parquet", "a whole table") from error
 
 
 def read_metadata(path: Path) -> dict[str, Any] | None:
@@ -337,28 +333,28 @@ def read_metadata(path: Path) -> dict[str, Any] | None:
 
 
 def names_of(path: Path) -> list[str]:
-    """List the columns of a Parquet file."""
-    return list(_parquet(path).schema_arrow.names)
+    """List the columns of a Parquet file; raises as `read_columns`."""
+    from pyarrow import parquet
+
+    with _as_parquet(path):
+        return list(parquet.read_schema(path).names)
 
 
 def rows_of(path: Path) -> int:
-    """Count the rows of a Parquet file."""
-    return int(_parquet(path).metadata.num_rows)
-
-
-def _parquet(path: Path) -> Any:
-    """Open a Parquet file.
-
-    Raises
-    ------
-    RequestError
-        If the file is none or damaged.
-    """
-    import pyarrow as pa
+    """Count the rows of a Parquet file; raises as `read_columns`."""
     from pyarrow import parquet
 
+    with _as_parquet(path):
+        return int(parquet.read_metadata(path).num_rows)
+
+
+@contextmanager
+def _as_parquet(path: Path) -> Iterator[None]:
+    """Put into words that a file is none, or damaged."""
+    import pyarrow as pa
+
     try:
-        return parquet.ParquetFile(path)
+        yield
     except FileNotFoundError:
         raise RequestError(f"no such file: {path}", "a Parquet table") from None
     except (OSError, pa.ArrowException) as error:
