@@ -113,6 +113,8 @@ def read_index(folder: Path) -> dict[str, Any]:
     try:
         index: dict[str, Any] = json.loads((folder / INDEX).read_text())
     except (FileNotFoundError, NotADirectoryError):
+        if not folder.exists():
+            raise RequestError(f"no such folder: {folder}") from None
         stage = "a stage" if not (folder / RUN).exists() else "the stage that began there"
         raise RequestError(
             f"{folder} holds no {INDEX}",

@@ -89,6 +89,11 @@ RECIPES = {
 }
 
 
+def name_of(recipe: Recipe) -> str | None:
+    """Name one of `RECIPES`; None for any other."""
+    return next((name for name, known in RECIPES.items() if known == recipe), None)
+
+
 @dataclass(frozen=True, eq=False)
 class PixelTransform:
     """Pixels in nJy with their mask to the float input of a network.

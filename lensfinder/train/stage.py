@@ -23,6 +23,7 @@ from lensfinder.errors import RequestError
 from lensfinder.fingerprints import ingredients
 from lensfinder.ledger import close_ledger, products_of
 from lensfinder.model import Model, Spec, create
+from lensfinder.pixels import name_of
 from lensfinder.progress import Progress
 from lensfinder.runs import Receipt, Run, Summary, Unit
 from lensfinder.signals import Stop
@@ -50,8 +51,13 @@ def plan(config: Config, run: Run) -> Iterator[list[Unit]]:
     sets = [(item, _shards_of([item])) for item in chosen.shards] if chosen.separately else []
     everything = data.open_set(_shards_of(chosen.shards))  # also: no set leaks into another
     world = distribute.world_size(chosen.ranks)
-    channels = channels_for(everything, chosen.network, chosen.pixels)
-    init = _check_init(chosen, everything, channels)
+    init = _model_to_begin_with(chosen)
+    pixels: str = chosen.pixels
+    if init is not None and pixels == "auto":
+        pixels = name_of(init[1].transform.recipe) or pixels
+    channels = channels_for(everything, chosen.network, pixels)
+    if init is not None:
+        _check_init(init[1], chosen, everything, channels)
     if chosen.stream:
         data.recipe_of(everything)
     # Refuses an unknown network, or stamps too small for it, before anything is computed.
@@ -72,7 +78,7 @@ def plan(config: Config, run: Run) -> Iterator[list[Unit]]:
                     )
                     if named
                 )
-                units.append(_unit(name, config, run, parted, world, fold, member, init))
+                units.append(_unit(name, config, run, parted, world, fold, member, pixels, init))
     units = run.share(units)
     run.units += units
     yield units
@@ -86,7 +92,8 @@ def _unit(
     world: int,
     fold: int,
     member: int,
-    init: tuple[Path, str] | None,
+    pixels: str,
+    init: tuple[Path, Model] | None,
 ) -> Unit:
     chosen, seed = config.train, config.run.seed + member
     keys = {k: v for k, v in chosen.fingerprint().items() if k not in _HOW_MANY}
@@ -99,7 +106,7 @@ def _unit(
     if chosen.folds:
         which["fold"] = {"number": fold, "of": chosen.folds, "seed": config.run.seed}
     if init is not None:
-        which["init"] = init[1]
+        which |= {"init": init[1].model_id, "pixels": pixels}
     return Unit(
         stage="train",
         name=name,
@@ -116,7 +123,7 @@ def _unit(
         ),
         task={
             "shards": [str(path) for path in stamps.paths],
-            "settings": {**settings, "seed": seed},
+            "settings": {**settings, "pixels": pixels, "seed": seed},
             "fold": which.get("fold"),
             "init": None if init is None else str(init[0]),
             "stream": chosen.stream,
@@ -139,10 +146,8 @@ def _shards_of(paths: Sequence[Path]) -> list[Path]:
     return found
 
 
-def _check_init(
-    chosen: TrainConfig, stamps: StampSet, channels: tuple[str, ...]
-) -> tuple[Path, str] | None:
-    """Refuse a model to begin with that does not fit; return its file and id."""
+def _model_to_begin_with(chosen: TrainConfig) -> tuple[Path, Model] | None:
+    """Open the model that `init` names."""
     if chosen.init is None:
         return None
     path = chosen.init
@@ -151,13 +156,18 @@ def _check_init(
         if len(listed) != 1:
             raise RequestError(f"{path} holds {len(listed)} models", "one, or the path of a file")
         path = listed[0]
-    start = checkpoint.load(path, "cpu", verify=False)
+    return path, checkpoint.load(path, "cpu", verify=False)
+
+
+def _check_init(
+    start: Model, chosen: TrainConfig, stamps: StampSet, channels: tuple[str, ...]
+) -> None:
+    """Refuse a model to begin with that does not fit."""
     transfer.check(start.spec, chosen.network, stamps.stretched)
     with torch.device("meta"):
         network = networks.build(chosen.network, len(channels), stamps.size, auxiliary=True)
     transfer.check_freeze(network, chosen.freeze)
     weights_from(start, network, channels, stamps.size, new_head=chosen.new_head)
-    return path, start.model_id
 
 
 def do(unit: Unit) -> Receipt:

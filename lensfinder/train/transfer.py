@@ -100,8 +100,9 @@ def weights_for(
     if turned != wanted:
         raise MismatchError(
             f"the model given by --init {'sees' if turned else 'does not see'} what half a turn "
-            "changes",
-            f'train.pixels = "{"sky-turned" if turned else "sky"}"',
+            "changes, and train.pixels asks for the opposite",
+            "the model's own pixels",
+            "Leave train.pixels out.",
         )
     known = dict(weights)
     first = next(n for n, m in network.named_modules() if isinstance(m, nn.Conv2d)) + ".weight"

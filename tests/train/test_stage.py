@@ -10,6 +10,7 @@ from lensfinder import checkpoint, runs, shards, tables
 from lensfinder.config import Config, RunConfig, TrainConfig
 from lensfinder.errors import LensfinderError, MismatchError, RequestError
 from lensfinder.ledger import products_of
+from lensfinder.pixels import RECIPES
 from lensfinder.runs import Execution
 from lensfinder.train import optimise
 
@@ -255,7 +256,11 @@ def test_a_network_that_sees_what_half_a_turn_changes(tmp_path, write_shard):
         model = checkpoint.load(tmp_path / f"{number}" / "products" / "model.safetensors", "cpu")
         assert model.transform.channel_count == 2 * len(model.spec.bands)
         assert model.network.stem.weight.shape[1] == 4
-    plain = configure(path, init=tmp_path / "0")
+    # Who goes on from it sees the same, unless told otherwise, which can't be.
+    runs.execute("train", configure(path, epochs=1, init=tmp_path / "0"), tmp_path / "on", SERIAL)
+    model = checkpoint.load(tmp_path / "on" / "products" / "model.safetensors", "cpu")
+    assert model.transform.recipe == RECIPES["sky-turned"]
+    plain = configure(path, init=tmp_path / "0", pixels="sky")
     with pytest.raises(MismatchError, match="half a turn"):
         runs.execute("train", plain, tmp_path / "x", Execution(dry_run=True))
 
