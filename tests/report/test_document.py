@@ -259,6 +259,12 @@ def test_below_the_threshold_is_said_plainly() -> None:
     assert html.count("below threshold</span>") == 20
 
 
+def test_without_a_threshold_the_heading_does_not_speak_of_one() -> None:
+    html = page_of(mock_columns(20, 30), sky_columns(400, 0))
+    assert "No threshold, the best-ranked objects" in html
+    assert "No object above the threshold" not in html
+
+
 def test_candidates_and_thumbnails_must_match() -> None:
     content = report_of(mock_columns(100, 400), sky_columns(400, 3))
     with pytest.raises(ValueError, match="3 candidates, 1 stamps"):
