@@ -210,8 +210,11 @@ def test_what_cannot_be_read_is_refused_in_a_sentence(
     out = tmp_path / "out"
     with pytest.raises(RequestError, match="no scores"):
         report(out, [])
+    (tmp_path / "empty").mkdir()
     with pytest.raises(RequestError, match=r"index\.json"):
-        report(out, [tmp_path / "nowhere"])
+        report(out, [tmp_path / "empty"])
+    with pytest.raises(RequestError, match="no such folder"):
+        report(tmp_path / "out", [tmp_path / "nowhere"])
     with pytest.raises(RequestError, match="no such score file"):
         report(out, [tmp_path / "gone.parquet"])
     with pytest.raises(RequestError, match="known"):
