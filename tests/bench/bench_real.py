@@ -3,7 +3,7 @@
     python tests/bench/bench_real.py --model kids-gri        # fluxes: known lenses, real galaxies
     python tests/bench/bench_real.py --model lsst-g          # one band, from space images
     python tests/bench/bench_real.py --model euclid-vis      # the same, as sharp as VIS
-    python tests/bench/bench_real.py --model lsst-i          # the same in a deep band, and i of others
+    python tests/bench/bench_real.py --model lsst-i          # a deep band, and i of others
     python tests/bench/bench_real.py --model rgb-composite   # pictures graded by experts
 
 Reads ../shared/data beside the project. Each set becomes an ordinary shard, at its own pixel scale
