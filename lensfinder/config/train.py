@@ -31,9 +31,9 @@ class TrainConfig(Section):
         "auto",
         description="Pixels before the network: sky (background off, in sky sigma, arcsinh) | "
         "sky-turned (the same, and what half a turn about the galaxy changes: for one deep band, "
-        "in which its light hides arcs) | picture (background off, in sigma of the set) | deeplens "
-        "(mean image off, in sigma of the set) | petrillo (square root, over the stamp's maximum) "
-        "| auto (those of the model given by init; as the network was published; else picture for "
+        "in which its light hides arcs, and few stamps) | picture (background off, in sigma of the "
+        "set) | deeplens (mean image off, in sigma of the set) | petrillo (square root, over the "
+        "stamp's maximum) | auto (those of the model given by init; as the network was published; else picture for "
         "stretched stamps and sky for others).",
     )
     epochs: int = Field(20, ge=1, description="Passes over the training split.")
