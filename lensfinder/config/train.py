@@ -33,8 +33,8 @@ class TrainConfig(Section):
         "sky-turned (the same, and what half a turn about the galaxy changes: for one deep band, "
         "in which its light hides arcs, and few stamps) | picture (background off, in sigma of the "
         "set) | deeplens (mean image off, in sigma of the set) | petrillo (square root, over the "
-        "stamp's maximum) | auto (those of the model given by init; as the network was published; else picture for "
-        "stretched stamps and sky for others).",
+        "stamp's maximum) | auto (those of the model given by init; as the network was published; "
+        "else picture for stretched stamps and sky for others).",
     )
     epochs: int = Field(20, ge=1, description="Passes over the training split.")
     batch_size: int = Field(128, ge=2, description="Stamps in a global batch, over all ranks.")
