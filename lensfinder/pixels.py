@@ -115,7 +115,7 @@ class PixelTransform:
     @property
     def channel_count(self) -> int:
         """How many a network sees of a stamp."""
-        return len(self.scale_njy_C) * (2 if self.recipe.turned else 1)
+        return len(self.recipe.channels([""] * len(self.scale_njy_C)))
 
     @torch.no_grad()
     def __call__(self, image_NCHW: torch.Tensor, mask_NCHW: torch.Tensor) -> torch.Tensor:

@@ -49,9 +49,8 @@ def plan(config: Config, run: Run) -> Iterator[list[Unit]]:
     if wanted.write_model is not None:
         # Before any work, though it is written last.
         run.notes["model"] = inputs.model_file(wanted.write_model)
-        for path in files["mocks"]:
-            for scored in inputs.model_ids(path):
-                _refuse_another(run.notes["model"], scored)
+        for scored in sorted({one for path in files["mocks"] for one in inputs.model_ids(path)}):
+            _refuse_another(run.notes["model"], scored)
     identities = {role: [inputs.identity(path) for path in paths] for role, paths in files.items()}
     for role, found in identities.items():
         again = next((k for k, one in enumerate(found) if one in found[:k]), None)
