@@ -156,6 +156,19 @@ class PixelTransform:
         largest_N111 = x_NCHW.amax(dim=(1, 2, 3), keepdim=True)
         return x_NCHW / torch.where(largest_N111 > 0, largest_N111, 1)
 
+    def noise_over_fitted(
+        self, image_NCHW: torch.Tensor, mask_NCHW: torch.Tensor
+    ) -> torch.Tensor | None:
+        """Noise of stamps over the median noise of those that the scale was fitted on, (N, C).
+
+        By the same measure, so that crowded frames count alike; NaN where no pixel tells. None for
+        a scale that is no noise. Parameters as of `__call__`.
+        """
+        if self.recipe.scale != "sky":
+            return None
+        sigma_NC = _border_sigma(image_NCHW, good_pixels(image_NCHW, mask_NCHW))
+        return sigma_NC / torch.tensor(self.scale_njy_C).to(sigma_NC)
+
     @classmethod
     def fit(
         cls,

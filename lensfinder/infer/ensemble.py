@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from lensfinder import checkpoint
@@ -67,6 +68,20 @@ class Ensemble:
         seen = [member.seen_in_training(ra_deg_N, dec_deg_N) for member in self.members]
         found: NDArray[np.bool_] = np.logical_or.reduce(seen)
         return found
+
+    def noise_over_training(
+        self, image_NCHW: NDArray[np.float32], mask_NCHW: NDArray[np.uint8]
+    ) -> list[NDArray[np.float32]]:
+        """Compare the noise of each stamp with the first member's training stamps, (C,) each.
+
+        Nothing for models whose pixels have no noise as their unit.
+        """
+        member = self.members[0]
+        ratio_NC = member.transform.noise_over_fitted(
+            torch.as_tensor(np.ascontiguousarray(image_NCHW)),
+            torch.as_tensor(np.ascontiguousarray(mask_NCHW)),
+        )
+        return [] if ratio_NC is None else list(ratio_NC.numpy())
 
     @property
     def psf_fwhm_arcsec(self) -> dict[str, float]:

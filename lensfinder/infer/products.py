@@ -6,7 +6,7 @@ Nothing here holds more than the best few of the rows, however many a survey has
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ CANDIDATES = "candidates.h5"
 RANKED = "ranked.parquet"
 # Stamps held at a time, however many candidates are kept.
 _CHUNK = 64
+# Tiles of a survey differ by less than this factor, surveys by more.
+_NOISE_ALIKE = 2.0
 _SUFFIXES = {"fits": ".fits", "ecsv": ".ecsv", "votable": ".vot"}
 _FORMATS = {"fits": "fits", "ecsv": "ascii.ecsv", "votable": "votable"}
 _LISTED = ("id", "ra", "dec", "tile", "logit", "logit_std", "score", "flags", "label", "split")
@@ -149,13 +151,37 @@ def remarks(units: Sequence[Unit]) -> list[str]:
     """Say what the units have to say, and why objects have no score; each once."""
     said: Counter[str] = Counter()
     why: Counter[str] = Counter()
+    noise: list[dict[str, float]] = []
     for unit in units:
         if unit.product.exists():
             stored = tables.read_metadata(unit.product) or {}
             said.update(stored.get("notices", []))
             why.update(stored.get("rejected", {}))
+            noise.append(stored.get("noise_over_training", {}))
     lines = [f"{word} ({count} units)" if count > 1 else word for word, count in said.items()]
+    lines += _other_noise(noise)
     if why:
         listed = ", ".join(f"{count} {reason}" for reason, count in sorted(why.items()))
         lines.append(f"not scored: {listed} (listed in {Path('ledger.parquet')})")
     return lines
+
+
+def _other_noise(over_training: Sequence[Mapping[str, float]]) -> list[str]:
+    """Say where units are far noisier, or far less so, than what the model was trained on."""
+    strange = [
+        unit
+        for unit in over_training
+        if any(not 1 / _NOISE_ALIKE <= ratio <= _NOISE_ALIKE for ratio in unit.values())
+    ]
+    if not strange:
+        return []
+    bands = list(dict.fromkeys(band for unit in strange for band in unit))
+    typical = {
+        band: float(np.median([unit[band] for unit in strange if band in unit])) for band in bands
+    }
+    ratios = ", ".join(f"{ratio:.2g} in {band}" for band, ratio in typical.items())
+    where = f" ({len(strange)} of {len(over_training)} units)" if len(over_training) > 1 else ""
+    return [
+        f"noise is not that of the model's training stamps{where}: {ratios} times as much. Its "
+        "thresholds don't hold there: make mocks of this depth, and let `report` compare them"
+    ]

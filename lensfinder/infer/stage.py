@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 # Stamps read at a time: enough to hide the reading, few enough to forget about their memory.
 _CHUNK = 64
+# So many of a unit have their noise compared with that of the training stamps.
+_COMPARED = 64
 
 
 def plan(config: Config, run: Run) -> Iterator[list[Unit]]:
@@ -63,12 +65,33 @@ def do(unit: Unit) -> Receipt:
     batch = min(forward.batch_size(member, task["batch_size"]) for member in models.members)
     scorer = Scorer(models.members, batch, views=keys["views"], embed=keys["embed"])
     bands, parts = models.spec.bands, []
+    noise_KC: list[NDArray[np.float32]] = []
     with scorer, closing(ahead(_measured(unit, max(batch, _CHUNK), bands))) as chunks:
         for chunk, statistics in chunks:
             parts.append(_scored(chunk, models, scorer) | statistics)
+            noise_KC += _noise_over_training(chunk, models, _COMPARED - len(noise_KC))
     columns = tables.concatenate(parts)
     columns["model_id"] = np.full(len(columns["id"]), task["model_id"], dtype=object)
-    return _write(unit, models, columns, [*notices, *scorer.notices])
+    said = {
+        "notices": [*notices, *scorer.notices],
+        "noise_over_training": _typical(noise_KC, bands),
+    }
+    return _write(unit, models, columns, said)
+
+
+def _noise_over_training(chunk: Chunk, models: Ensemble, most: int) -> list[NDArray[np.float32]]:
+    """Compare the chunk's first stamps, (C,) each; nothing where the scale is no noise."""
+    some = np.flatnonzero(chunk.columns["outcome"] != schema.REJECTED)[:most]
+    return models.noise_over_training(chunk.image_NCHW[some], chunk.mask_NCHW[some])
+
+
+def _typical(noise_KC: list[NDArray[np.float32]], bands: tuple[str, ...]) -> dict[str, float]:
+    """Median in each band where there is one."""
+    known = {
+        band: [float(ratio) for ratio in ratios if np.isfinite(ratio)]
+        for band, ratios in zip(bands, zip(*noise_KC, strict=True), strict=False)
+    }
+    return {band: float(np.median(ratios)) for band, ratios in known.items() if ratios}
 
 
 def _measured(
@@ -112,7 +135,7 @@ def _scored(chunk: Chunk, models: Ensemble, scorer: Scorer) -> dict[str, NDArray
 
 
 def _write(
-    unit: Unit, models: Ensemble, columns: dict[str, NDArray[Any]], notices: list[str]
+    unit: Unit, models: Ensemble, columns: dict[str, NDArray[Any]], said: Mapping[str, Any]
 ) -> Receipt:
     logit, rejected = columns["logit"], columns["outcome"] == schema.REJECTED
     tainted = schema.FLAG_SEEN_IN_TRAINING | schema.FLAG_ADAPTED
@@ -129,7 +152,7 @@ def _write(
         "histogram": histogram.histogram(logit, (columns["flags"] & tainted) == 0),
         "receipt": vars(receipt),
         "rejected": dict(zip(reasons.tolist(), counts.tolist(), strict=True)),
-        "notices": notices,
+        **said,
     }
     keep_above = unit.ingredients["infer"]["keep_above"]
     if keep_above is not None:

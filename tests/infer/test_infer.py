@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -378,6 +380,36 @@ def test_other_pixels_are_adapted_where_asked_and_flagged(
             assert (tables.read_columns(product, ["flags"])["flags"] & schema.FLAG_ADAPTED).all()
         with shards.read(tmp_path / name / CANDIDATES) as best:
             assert (best.size, best.header.pixel_scale_arcsec) == (25, 0.32)
+
+
+def test_other_noise_than_in_training_is_told_for_the_units_that_have_it(
+    cutouts: Path, model: tuple[Model, Path], tmp_path: Path
+) -> None:
+    infer = {"inputs": (cutouts,), "model": (model[1],)}
+    alike = run("infer", tmp_path / "alike", infer=infer)
+    assert not [line for line in alike.lines if "noise" in line]
+    fitted = model[0].transform
+    scale = (fitted.scale_njy_C[0], fitted.scale_njy_C[1] / 10, fitted.scale_njy_C[2])
+    path = tmp_path / "deeper.safetensors"
+    made = create(
+        model[0].spec,
+        model[0].network,
+        replace(fitted, scale_njy_C=scale),
+        temperature=2.0,
+        training_prevalence=0.5,
+        provenance={},
+    )
+    checkpoint.save(path, made)
+    deeper = run("infer", tmp_path / "deeper", infer={**infer, "model": (path,)})
+    (said,) = [line for line in deeper.lines if "noise" in line]
+    times = {band: float(ratio) for ratio, band in re.findall(r"([\d.]+(?:e\+\d+)?) in (\w)", said)}
+    assert times == pytest.approx({"g": 1.0, "r": 10.0, "i": 1.0}, rel=0.2)
+    run("infer", tmp_path / "few", infer={**infer, "model": (path,), "batch_size": 3})
+    whole, few = (
+        [(tables.read_metadata(p) or {})["noise_over_training"] for p in products_of(tmp_path / n)]
+        for n in ("deeper", "few")
+    )
+    assert whole == few
 
 
 def test_a_damaged_tile_fails_alone_and_its_targets_are_listed(
