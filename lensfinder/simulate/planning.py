@@ -138,6 +138,7 @@ def plan_request(config: Config) -> Request:
     count = chosen.count
     if chosen.truth is not None:
         count, hosts = _plan_truth(chosen.truth, inputs, keys, hosts, real)
+        notices += _kept(chosen.truth, stored, inputs)
     if hosts and chosen.truth is None and count > len(hosts):
         notices.append(
             f"note: {count} mocks on {counted(len(hosts), 'host')}, which stand in about "
@@ -156,6 +157,27 @@ def _stored_with(path: Path | None) -> Mapping[str, Any] | None:
     metadata = tables.read_metadata(path) or {}
     stored: Mapping[str, Any] | None = metadata.get("ingredients")
     return stored if stored is not None and "population" in stored else None
+
+
+def _kept(path: Path, stored: Mapping[str, Any] | None, inputs: Mapping[str, Any]) -> list[str]:
+    """What a table says of each system against what the user asked for all of them."""
+    if stored is None:
+        return []
+    notices, asked, survey_name = [], inputs["seed"], inputs["sky"]["survey"]
+    columns = tables.names_of(path)
+    conditions = any(name.startswith(("psf_fwhm_", "sky_rms_")) for name in columns)
+    if survey_name != stored["sky"]["survey"] and conditions:
+        notices.append(
+            f"note: PSF and noise of each system stand in {path} and stay; survey "
+            f"'{survey_name}' gives the pixel scale. A table without the columns "
+            f"psf_fwhm_* and sky_rms_* gets those of '{survey_name}', too"
+        )
+    if asked != stored["seed"] and "noise_seed" in columns:
+        notices.append(
+            f"note: the noise of each system stands in {path} and stays, whatever the seed. A "
+            f"table without the columns noise_seed and noise_index gets that of seed {asked}"
+        )
+    return notices
 
 
 def _stamps(

@@ -170,3 +170,29 @@ def test_what_the_user_says_wins_over_the_table(mocks: Path, tmp_path: Path) -> 
     assert image.shape == (100, 2, 31, 31)
     with pytest.raises(MismatchError, match="size: 31 → 21"):
         run(tmp_path / "larger", truth=str(mocks / stage.TRUTH))
+
+
+def test_what_stays_of_the_table_beside_another_survey_and_seed_is_told(
+    mocks: Path, tmp_path: Path
+) -> None:
+    """And a table that leaves it out gets what was asked for."""
+    where = mocks / stage.TRUTH
+
+    def said(folder: str, truth: Path, **keys: Any) -> list[str]:
+        asked = {"simulate": {"truth": str(truth)}, "run": {"survey": "des", "seed": 7} | keys}
+        execution = runs.Execution(engine="serial", verbosity=-1)
+        summary = runs.execute("simulate", config.load(options=asked), tmp_path / folder, execution)
+        return [line for line in summary.lines if line.startswith("note")]
+
+    conditions, noise = said("kept", where)
+    assert "survey 'des' gives the pixel scale" in conditions
+    assert "seed 7" in noise
+    assert said("same", where, survey="kids", seed=config.load().run.seed) == []
+    drawn = ("psf_fwhm_", "sky_rms_", "noise_seed", "noise_index")
+    table = tables.read_columns(where)
+    cut = {name: values for name, values in table.items() if not name.startswith(drawn)}
+    tables.write_columns(tmp_path / "cut.parquet", cut, tables.read_metadata(where))
+    assert said("own", tmp_path / "cut.parquet") == []
+    made = tables.read_columns(tmp_path / "own" / stage.TRUTH)
+    assert set(made["noise_seed"]) == {7}
+    assert set(made["sky_rms_r_njy"]) == {pytest.approx(12.05)}
