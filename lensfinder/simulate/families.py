@@ -17,7 +17,7 @@ from lensfinder.simulate.distributions import Distribution, RecipeError
 from lensfinder.simulate.forecast import Forecast, axis_ratio
 from lensfinder.simulate.forecast import draw as draw_system
 from lensfinder.simulate.recipe import Population
-from lensfinder.simulate.sections import Knots
+from lensfinder.simulate.sections import Knots, Lenticular
 
 Row = dict[str, float | str]
 
@@ -157,6 +157,24 @@ def _finish_early_type(
     colours = colours_minus_r(population, population.colours.early_type, bands, z, rng)
     for band, colour in zip(bands, colours, strict=True):
         row[f"mag_bulge_{band}"] = mag_r + colour
+    recipe = population.lenticular
+    if recipe is not None and rng.random() < recipe.fraction:
+        _lenticular(row, recipe, bands, rng)
+
+
+def _lenticular(
+    row: Row, recipe: Lenticular, bands: tuple[str, ...], rng: np.random.Generator
+) -> None:
+    """Turn some of an early type's light into a disc."""
+    share, q = recipe.disc_share.sample(rng), recipe.disc_q.sample(rng)
+    r_e = float(row["bulge_re_arcsec"])
+    row["disc_re_arcsec"] = r_e * recipe.disc_r_e_over_whole.sample(rng) * math.sqrt(q)
+    row["disc_q"], row["disc_pa_deg"] = q, row["bulge_pa_deg"]
+    row["bulge_re_arcsec"] = r_e * recipe.bulge_r_e_over_whole.sample(rng)
+    for band in bands:
+        whole = float(row[f"mag_bulge_{band}"])
+        row[f"mag_disc_{band}"] = whole - 2.5 * math.log10(share)
+        row[f"mag_bulge_{band}"] = whole - 2.5 * math.log10(1 - share)
 
 
 def late_type(

@@ -282,10 +282,10 @@ def draw_members(population: Population, bands: tuple[str, ...], row: Row) -> Fi
     count, z = round(float(row["group_count"])), float(row["z_galaxy"])
     # The first in r; without r, what the reddest band that there is says of it.
     if "r" in bands:
-        first = float(row["mag_bulge_r"])
+        first = _whole_mag(row, "r")
     else:
         (colour,) = population.colours.early_type.typical(bands[-1:], z, rng)
-        first = float(row[f"mag_bulge_{bands[-1]}"]) - colour
+        first = _whole_mag(row, bands[-1]) - colour
     table, flux_njy = np.zeros((count, 6)), np.zeros((count, len(bands)))
     for k in range(count):
         distance, azimuth = recipe.distance_arcsec.sample(rng), rng.uniform(0, 2 * math.pi)
@@ -299,6 +299,14 @@ def draw_members(population: Population, bands: tuple[str, ...], row: Row) -> Fi
         colours = colours_minus_r(population, track, bands, z, rng)
         flux_njy[k] = [10 ** (-0.4 * (first + fainter + c - 31.4)) for c in colours]
     return make_field(table, flux_njy)
+
+
+def _whole_mag(row: Row, band: str) -> float:
+    """Magnitude of bulge and disc together."""
+    bulge, disc = float(row[f"mag_bulge_{band}"]), float(row[f"mag_disc_{band}"])
+    if math.isnan(disc):
+        return bulge
+    return bulge - 2.5 * math.log10(1 + 10 ** (0.4 * (bulge - disc)))
 
 
 def join_fields(*fields: Field) -> Field:

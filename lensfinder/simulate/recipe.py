@@ -64,6 +64,7 @@ class Population(Section):
     lens: sections.Lens
     source: sections.Source
     hosts: sections.Hosts = sections.Hosts()
+    lenticular: sections.Lenticular | None = None
     late_type: sections.LateType
     spiral: sections.Spiral
     knots: sections.Knots | None = None

@@ -239,6 +239,19 @@ class Knots(Section):
     lopsidedness: Fraction
 
 
+class Lenticular(Section):
+    """Discs of early types, which share their colour and angle."""
+
+    # Of early types that have one.
+    fraction: UnitInterval
+    # Of the galaxy's light.
+    disc_share: Annotated[Distribution, within(0.01, 0.95)]
+    disc_q: AxisRatio
+    # Half-light radii of disc (face on) and bulge over that of an early type as bright.
+    disc_r_e_over_whole: Length
+    bulge_r_e_over_whole: Length
+
+
 class Irregular(Section):
     """A small disc without order: most of its light in a few knots on one side."""
 

@@ -13,7 +13,12 @@ from hypothesis import strategies as st
 
 from lensfinder.simulate import cosmology, kinds, recipe
 from lensfinder.simulate.distributions import RecipeError
-from lensfinder.simulate.population import check_bands, draw, draw_surroundings
+from lensfinder.simulate.population import (
+    check_bands,
+    draw,
+    draw_members,
+    draw_surroundings,
+)
 from lensfinder.simulate.recipe import HARD_KINDS, Population
 
 BANDS = ("u", "g", "r", "i", "z", "y", "VIS")
@@ -186,6 +191,36 @@ def test_hosts_of_lenses_and_their_negatives_are_alike(rows: list[dict]) -> None
         a, b = np.array([value(r) for r in lens]), np.array([value(r) for r in others])
         auc = (a[:, None] > b[None, :]).mean()
         assert auc == pytest.approx(0.5, abs=0.06)
+
+
+def test_discs_of_lenticulars_take_a_share_of_the_light_of_lenses_and_negatives_alike() -> None:
+    text = """base = 'general'
+name = 'lenticulars'
+description = ''
+[lenticular]
+fraction = 0.4
+disc_share = { distribution = "uniform", low = 0.1, high = 0.7 }
+disc_q = { distribution = "uniform", low = 0.2, high = 1.0 }
+disc_r_e_over_whole = { distribution = "uniform", low = 1.0, high = 1.8 }
+bulge_r_e_over_whole = { distribution = "uniform", low = 0.4, high = 0.9 }
+"""
+    lenticulars = recipe.parse(text, "lenticulars")
+    for kind in ("lens", "galaxy", "companions"):
+        drawn = [draw(lenticulars, BANDS, 3, index, kind=kind) for index in range(400)]
+        discs = [row for row in drawn if math.isfinite(row["disc_re_arcsec"])]
+        assert len(discs) / len(drawn) == pytest.approx(0.4, abs=0.08)
+        for row in discs:
+            shares = [10 ** (0.4 * (row[f"mag_{b}"] - row[f"mag_disc_{b}"])) for b in BANDS]
+            assert shares == pytest.approx([shares[0]] * len(BANDS))
+            assert 0.1 <= shares[0] <= 0.7
+            assert row["disc_pa_deg"] == row["bulge_pa_deg"]
+        magnitudes = [row["mag_r"] for row in drawn]
+        assert min(magnitudes) >= 17.0
+        assert max(magnitudes) <= 21.5
+    group = [draw(lenticulars, BANDS, 3, index, kind="lens") for index in range(400)]
+    for row in (row for row in group if row["group_count"] >= 1):
+        brightest = draw_members(lenticulars, ("r",), row)["flux_njy"].max()
+        assert 31.4 - 2.5 * math.log10(brightest) >= row["mag_r"] + 0.2 - 1e-6
 
 
 def test_cut_encloses_the_area_it_should() -> None:
