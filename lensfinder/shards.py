@@ -311,9 +311,9 @@ def _damage(path: Path) -> Iterator[None]:
 
 def _open(path: Path, file: h5py.File) -> Shard:
     for name in ("image", "mask", "catalog", "ledger", "ingredients", "provenance"):
-        _refuse_foreign(path, file, name)
+        _own(path, file, name)
     if "variance" in file:
-        _refuse_foreign(path, file, "variance")
+        _own(path, file, "variance")
     version = int(file.attrs["schema_version"])
     if version != schema.SCHEMA_VERSION:
         raise MismatchError(
@@ -343,30 +343,34 @@ def _open(path: Path, file: h5py.File) -> Shard:
     return shard
 
 
-def _refuse_foreign(path: Path, group: h5py.Group, name: str) -> None:
+def _own(path: Path, group: h5py.Group, name: str) -> h5py.Dataset | h5py.Group:
+    """Open what lies in the file itself; refuse what reaches outside, or pretends to be large."""
     link = group.get(name, getlink=True)
     if link is None:
         raise KeyError(f"no '{name}'")
     if not isinstance(link, h5py.HardLink):
         raise RequestError(f"{path}: '{name}' is a link", "data inside the file itself")
     item = group[name]
-    if isinstance(item, h5py.Dataset) and (item.external or item.is_virtual):
+    if not isinstance(item, h5py.Dataset):
+        return item
+    stored = item.id.get_create_plist()
+    if stored.get_external_count() or stored.get_layout() == h5py.h5d.VIRTUAL:
         raise RequestError(f"{path}: '{name}' lies in another file", "data inside the file itself")
-    if isinstance(item, h5py.Dataset) and item.nbytes > _UNSUSPICIOUS_BYTES:
+    if item.nbytes > _UNSUSPICIOUS_BYTES:
         # Chunks that were never written take no room, until they are read.
         held = item.id.get_storage_size()
         if held * _MOST_COMPRESSED < item.nbytes:
             raise RequestError(
                 f"{path}: '{name}' declares {item.nbytes} bytes and holds {held}", "whole data"
             )
+    return item
 
 
 def _read_columns(path: Path, file: h5py.File, group_name: str) -> Columns:
     group = file[group_name]
     columns: Columns = {}
     for name in group:
-        _refuse_foreign(path, group, name)
-        dataset = group[name]
+        dataset = _own(path, group, name)
         text = h5py.check_string_dtype(dataset.dtype) is not None
         columns[name] = dataset.asstr()[:] if text else dataset[:]
     return columns
@@ -376,7 +380,7 @@ def made_from(path: Path) -> dict[str, Any] | None:
     """Return a shard's ingredients, whatever its schema version, or None if it can't be read."""
     try:
         with _opened(path) as file, _damage(path):
-            _refuse_foreign(path, file, "ingredients")
+            _own(path, file, "ingredients")
             return dict(json.loads(file["ingredients"][()]))
     except RequestError:
         return None
