@@ -188,6 +188,7 @@ def _stamps(
     implied: dict[str, Any] = {}
     if stored is not None:
         implied = {name: stored["simulate"][name] for name in ("bands", "size")}
+        implied["survey"] = stored["sky"]["survey"]
         origin = str(chosen.truth)
     elif population.stamps is not None:
         stamps = population.stamps

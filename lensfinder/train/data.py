@@ -45,8 +45,9 @@ class StampSet:
         train, val, test or empty.
     radec_deg_N2 : ndarray of float64
         ICRS; NaN for a modelled host.
-    id_N, host_id_N, source_id_N, cell_N : ndarray of str
-        Names of each object, its host, its source and its cell of the sky; empty where it has none.
+    id_N, host_id_N, source_id_N, cell_N, draw_N : ndarray of str
+        Names of each object, its host, its source, its cell of the sky and, of a modelled mock,
+        seed and index that it was drawn from; empty where it has none.
     start_S : ndarray of int
         Index of each shard's first object, and at the end the number of objects.
     """
@@ -64,6 +65,7 @@ class StampSet:
     host_id_N: npt.NDArray[np.str_]
     source_id_N: npt.NDArray[np.str_]
     cell_N: npt.NDArray[np.str_]
+    draw_N: npt.NDArray[np.str_]
     start_S: Index
 
     def members(self, split: str) -> Index:
@@ -78,7 +80,7 @@ class StampSet:
         said of an object, it is a group of its own.
         """
         pool_N = np.sort(np.concatenate([self.members("train"), self.members("val")]))
-        names = (self.host_id_N, self.source_id_N, self.cell_N)
+        names = (self.host_id_N, self.source_id_N, self.cell_N, self.draw_N)
         group_N = leakage.groups_of([name_N[pool_N] for name_N in names])
         fold_N = fold_of(group_N, self.label_N[pool_N], folds, seed)
         split_N = self.split_N.copy()
@@ -105,7 +107,7 @@ def open_set(paths: Sequence[Path]) -> StampSet:
     paths = sorted(set(paths))
     if not paths:
         raise RequestError("no shards to train on", "at least one", "Name folders of mocks.")
-    labels, splits, positions, fingerprints, geometries = [], [], [], [], []
+    labels, splits, positions, draws, fingerprints, geometries = [], [], [], [], [], []
     names: dict[str, list[npt.NDArray[Any]]] = {"id": [], "host_id": [], "source_id": []}
     for path in paths:
         with shards.read(path) as shard:
@@ -114,6 +116,7 @@ def open_set(paths: Sequence[Path]) -> StampSet:
             labels.append(np.asarray(catalog["label"], np.int8))
             splits.append(np.asarray(catalog["split"]).astype(str))
             positions.append(np.column_stack([catalog["ra"], catalog["dec"]]))
+            draws.append(leakage.draws_of(catalog))
             for name, values in names.items():
                 values.append(np.asarray(catalog[name]).astype(str))
             fingerprints.append(fingerprint(header.ingredients))
@@ -129,6 +132,8 @@ def open_set(paths: Sequence[Path]) -> StampSet:
     leakage.check_names("host_id", host_id_N, split_N)
     leakage.check_names("source_id", source_id_N, split_N)
     leakage.check_names("cells of the sky", cell_N, split_N)
+    draw_N = np.concatenate(draws)
+    leakage.check_names("mocks of one seed and index", draw_N, split_N)
     bands, pixel_scale_arcsec, size, stretched = geometries[0]
     stamps = StampSet(
         tuple(paths),
@@ -144,6 +149,7 @@ def open_set(paths: Sequence[Path]) -> StampSet:
         host_id_N,
         source_id_N,
         cell_N,
+        draw_N,
         np.cumsum([0, *(len(label) for label in labels)]),
     )
     if not np.isin(stamps.label_N, (schema.LENS, schema.NOT_LENS)).any():

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ from lensfinder.simulate.splits import sky_cell
 
 Names = npt.NDArray[np.str_]
 
+_PRINT = "\x1f"  # stands between an id and the number of its print; no id has it
 _ODD = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio: spreads neighbouring numbers
 
 
@@ -33,9 +35,10 @@ def check_names(what: str, name_N: Names, split_N: Names) -> None:
         if len(shared):
             raise MismatchError(
                 f"{len(shared)} {what} stand in both {one} and {other}, among them "
-                f"{str(shared[0])!r}",
-                "splits that share no host, no source, no cell of the sky and no pixels",
-                "Figures on such splits mean nothing; simulate again, or repair the split column.",
+                f"{str(shared[0]).partition(_PRINT)[0]!r}",
+                "splits that share no host, no source, no cell of the sky, no draw and no pixels",
+                "Figures on such splits mean nothing; simulate again, with another --seed, or "
+                "repair the split column.",
             )
 
 
@@ -74,15 +77,29 @@ def check_prints(print_N: npt.NDArray[np.int64], id_N: Names, split_N: Names) ->
     MismatchError
         Naming one of them.
     """
-    first = _first_ids(print_N, id_N)
-    check_names("stamps (the same pixels, turned or not)", first, split_N)
+    check_names("stamps (the same pixels, turned or not)", _first_ids(print_N, id_N), split_N)
 
 
 def _first_ids(print_N: npt.NDArray[np.int64], id_N: Names) -> Names:
-    """Name each stamp after the first one with its pixels; empty where they tell nothing."""
+    """Name each stamp after the first one with its pixels; empty where they tell nothing.
+
+    Stamps of several folders may have one id; the print keeps them apart.
+    """
     _, first_U, back_N = np.unique(print_N, return_index=True, return_inverse=True)
-    names = np.array(id_N[first_U])
+    names = np.array([f"{id_N[first]}{_PRINT}{k}" for k, first in enumerate(first_U.tolist())])
     return np.where(print_N == 0, "", names[back_N.reshape(-1)])
+
+
+def draws_of(catalog: Mapping[str, npt.NDArray[Any]]) -> Names:
+    """Name what each modelled mock was drawn from: its seed and index; empty for other stamps.
+
+    Two recipes draw much the same galaxy, surroundings and noise from one seed and index.
+    """
+    modelled_N = ~np.isfinite(np.asarray(catalog["ra"], np.float64))
+    if "noise_seed" not in catalog or "noise_index" not in catalog:
+        return np.full(len(modelled_N), "", dtype="<U1")
+    drawn_from = zip(catalog["noise_seed"], catalog["noise_index"], strict=True)
+    return np.where(modelled_N, np.array([f"{seed}/{index}" for seed, index in drawn_from]), "")
 
 
 def groups_of(labels: Iterable[Names]) -> npt.NDArray[np.int64]:

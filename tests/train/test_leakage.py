@@ -36,6 +36,24 @@ def test_stamps_without_scatter_are_nobodys_twins():
     leakage.check_prints(prints, np.array(list("abcd")), splits)
 
 
+def test_other_pixels_under_one_id_are_no_twins():
+    """Folders of `simulate` count their mocks alike."""
+    ids, splits = np.array(["a", "b", "a", "b"]), np.array(["train", "val", "val", "train"])
+    leakage.check_prints(np.array([1, 2, 3, 4]), ids, splits)
+    with pytest.raises(MismatchError, match="among them 'a'"):
+        leakage.check_prints(np.array([1, 2, 1, 4]), ids, splits)
+
+
+def test_what_was_drawn_from_one_seed_and_index_is_named_alike():
+    mocks = {
+        "ra": np.array([np.nan, np.nan, 10.0]),
+        "noise_seed": np.array([1, 2**62, 1]),
+        "noise_index": np.array([7, 7, 7]),
+    }
+    assert leakage.draws_of(mocks).tolist() == ["1/7", f"{2**62}/7", ""]
+    assert leakage.draws_of({"ra": np.array([np.nan])}).tolist() == [""]
+
+
 @pytest.mark.fault
 def test_a_cell_of_the_sky_in_two_splits_is_refused():
     radec_N2 = np.array([[10.0, -30.0], [10.001, -30.0], [np.nan, np.nan], [50.0, 0.0]])
