@@ -198,27 +198,35 @@ def _stamps(
     if "survey" in said:
         # Bands belong to a survey: those of another one mean nothing.
         implied.pop("survey", None)
-    name = implied.get("survey", config.run.survey)
-    this = survey.load(str(name))
-    if "bands" in implied and not set(implied["bands"]) <= set(this.bands):
-        implied.pop("bands")
     taken = {key: value for key, value in implied.items() if key not in said}
+    asked = tuple(chosen.bands) or tuple(taken.get("bands", ()))
+    sky = None
+    if stored is not None and "survey" not in said:
+        sky = _sky_kept(stored["sky"], asked)
+    if sky is None:
+        this = survey.load(str(taken.get("survey", config.run.survey)))
+        if "bands" in taken and not set(taken["bands"]) <= set(this.bands):
+            lost = ",".join(taken.pop("bands"))
+            asked = ()
+            notices.append(
+                f"note: survey '{this.name}' has not all of the bands {lost} of {origin}: "
+                f"{','.join(this.default_bands)} in their place"
+            )
+        bands = this.choose_bands(asked)
+        sky = {
+            "survey": this.name,
+            "pixel_scale_arcsec": this.pixel_scale_arcsec,
+            "reference_band": this.reference_of(bands),
+            "psf_fwhm_arcsec": {band: this.psf_fwhm_arcsec[band] for band in bands},
+            "sky_rms_njy": {band: this.sky_rms_njy[band] for band in bands},
+        }
     if taken:
         words = [
             f"{key} {','.join(value) if isinstance(value, list) else value}"
             for key, value in taken.items()
         ]
         notices.append(f"from {origin}: {', '.join(words)}")
-    bands = this.choose_bands(tuple(taken.get("bands", chosen.bands)))
-    sky = {
-        "survey": this.name,
-        "pixel_scale_arcsec": this.pixel_scale_arcsec,
-        "reference_band": this.reference_of(bands),
-        "psf_fwhm_arcsec": {band: this.psf_fwhm_arcsec[band] for band in bands},
-        "sky_rms_njy": {band: this.sky_rms_njy[band] for band in bands},
-    }
-    if stored is not None and "survey" not in said and list(bands) == implied.get("bands"):
-        sky = dict(stored["sky"])
+    bands = tuple(sky["psf_fwhm_arcsec"])
     keys = {
         "bands": list(bands),
         "size": taken.get("size", chosen.size),
@@ -230,6 +238,20 @@ def _stamps(
         },
     }
     return sky, keys, notices
+
+
+def _sky_kept(stored: Mapping[str, Any], bands: tuple[str, ...]) -> dict[str, Any] | None:
+    """The conditions that a table was made with, in some of its bands; None for other bands."""
+    if not set(bands) <= set(stored["psf_fwhm_arcsec"]) or len(set(bands)) < len(bands):
+        return None
+    reference = stored["reference_band"]
+    by_band = {
+        name: {band: stored[name][band] for band in bands}
+        for name in ("psf_fwhm_arcsec", "sky_rms_njy")
+    }
+    if reference not in bands:
+        reference = bands[len(bands) // 2]
+    return {**stored, **by_band, "reference_band": reference}
 
 
 def _plan_truth(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from mockfolders import contents
 
-from lensfinder import config, runs, schema, tables
+from lensfinder import config, ledger, runs, schema, shards, tables
 from lensfinder.errors import MismatchError, RequestError
 from lensfinder.simulate import cosmology, recipe, stage
 
@@ -196,3 +196,23 @@ def test_what_stays_of_the_table_beside_another_survey_and_seed_is_told(
     made = tables.read_columns(tmp_path / "own" / stage.TRUTH)
     assert set(made["noise_seed"]) == {7}
     assert np.unique(made["sky_rms_r_njy"]) == pytest.approx([12.05])
+
+
+def test_a_table_keeps_its_survey_whatever_bands_are_asked_for(tmp_path: Path) -> None:
+    """Also a survey whose bands or pixels are not those of the default one."""
+
+    def make(folder: str, survey: str | None, **keys: Any) -> Path:
+        asked: dict[str, Any] = {"simulate": keys, "run": {"survey": survey} if survey else {}}
+        execution = runs.Execution(engine="serial", verbosity=-1)
+        runs.execute("simulate", config.load(options=asked), tmp_path / folder, execution)
+        return tmp_path / folder / stage.TRUTH
+
+    small = {"count": 64, "size": 21}
+    vis = make("vis", "euclid", **small)
+    make("again", None, truth=str(vis))
+    assert contents(tmp_path / "again")[0].tobytes() == contents(tmp_path / "vis")[0].tobytes()
+    gri = make("gri", "cfhtls", bands=("g", "r", "i"), **small)
+    make("one", None, truth=str(gri), bands=("g",))
+    with shards.read(ledger.products_of(tmp_path / "one")[0]) as shard:
+        assert (shard.header.survey, shard.header.bands) == ("cfhtls", ("g",))
+        assert shard.header.pixel_scale_arcsec == 0.186
