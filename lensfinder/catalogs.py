@@ -19,6 +19,11 @@ _TERMINAL_ESCAPE = re.compile(
 )
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _FORMULA_START = ("=", "+", "-", "@")
+# r, i2 (the second of its kind), VIS, F814W.
+_BAND = r"([a-z]\d?|vis|f\d{3}[a-z]{1,2})"
+_MAGNITUDE = re.compile(rf"(?:mag|mag_?auto|mag_?gaap|model_?mag)[_-]?{_BAND}", re.IGNORECASE)
+# Extinction by the Milky Way's dust in magnitudes, as KiDS, LSST and SDSS call it.
+_EXTINCTION = re.compile(rf"(?:extinction|a)_{_BAND}", re.IGNORECASE)
 # Usual names of a column, compared without case, units in brackets and punctuation.
 REDDENING_NAMES = ("ebv", "ebvsfd", "sfdebv", "ebvsf11", "galebv", "ebvsfd98")
 # Columns that hold a galaxy's redshift, best first.
@@ -71,6 +76,36 @@ def find(path: Path, raw: Mapping[str, Any], name: str, columns: Mapping[str, st
         f"one named like {', '.join(USUAL_NAMES[name][:4])}",
         f"Name it in the configuration: columns = {{ {name} = '…' }}.",
     )
+
+
+def by_band(path: Path, raw: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, str]:
+    """Find the columns of magnitudes and extinctions: ``mag_<band>`` and ``extinction_<band>``.
+
+    A column of that very name comes first; `columns` says what these are by itself.
+
+    Raises
+    ------
+    RequestError
+        If several others could be meant.
+    """
+    found: dict[str, list[str]] = {}
+    for column in raw:
+        for kind, pattern in (("mag", _MAGNITUDE), ("extinction", _EXTINCTION)):
+            if match := pattern.fullmatch(column):
+                found.setdefault(f"{kind}_{match[1]}", []).append(column)
+    for name, meant in found.items():
+        band = name.removeprefix("extinction_")
+        if name in meant:
+            meant[:] = [name]
+        elif f"b_{band}" in raw and f"a_{band}" in meant:
+            meant.remove(f"a_{band}")  # the axes of an ellipse
+        if len(meant) > 1 and name not in columns:
+            raise RequestError(
+                f"{path} has {len(meant)} columns for {name}: {', '.join(meant)}",
+                "one",
+                f"Name it in the configuration: columns = {{ {name} = '{meant[0]}' }}.",
+            )
+    return {name: meant[0] for name, meant in found.items() if meant and name not in columns}
 
 
 def text(value: Any) -> str:

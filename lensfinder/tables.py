@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import json
-import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,13 +25,8 @@ Columns = dict[str, NDArray[Any]]
 
 # By these TOPCAT and Aladin know positions without being asked (IVOA UCD1+).
 _UCDS = {"id": "meta.id;meta.main", "ra": "pos.eq.ra;meta.main", "dec": "pos.eq.dec;meta.main"}
-# r, i2 (the second of its kind), VIS, F814W.
-_BAND = r"([a-z]\d?|vis|f\d{3}[a-z]{1,2})"
-_MAGNITUDE = re.compile(rf"(?:mag|mag_?auto|mag_?gaap|model_?mag)[_-]?{_BAND}", re.IGNORECASE)
 # What lies beyond, either way, stands for a magnitude that nobody measured.
 _FAINTEST_MAGNITUDE = 50.0
-# Extinction by the Milky Way's dust in magnitudes, as KiDS, LSST and SDSS call it.
-_EXTINCTION = re.compile(rf"(?:extinction|a)_{_BAND}", re.IGNORECASE)
 
 
 def read_catalog(path: Path, columns: Mapping[str, str] | None = None) -> Columns:
@@ -65,13 +59,9 @@ def read_catalog(path: Path, columns: Mapping[str, str] | None = None) -> Column
     }
     for name in ("ra", "dec"):
         catalog[name] = catalogs.numbers(path, raw, found[name])
+    for name, column in catalogs.by_band(path, raw, columns or {}).items():
+        catalog[name] = catalogs.numbers(path, raw, column).astype(np.float32)
     for column in raw:
-        for kind, pattern in (("mag", _MAGNITUDE), ("extinction", _EXTINCTION)):
-            match = pattern.fullmatch(column)
-            if match:
-                catalog[f"{kind}_{match[1]}"] = catalogs.numbers(path, raw, column).astype(
-                    np.float32
-                )
         if column.lower() in catalogs.REDSHIFT_NAMES:
             catalog[column.lower()] = catalogs.numbers(path, raw, column).astype(np.float32)
         if catalogs.key(column) in catalogs.REDDENING_NAMES:
@@ -136,7 +126,8 @@ def read_labels(path: Path) -> dict[str, int]:
     Raises
     ------
     RequestError
-        If the file can't be read, or has no column ``is_lens`` or ``label`` of ones and zeros.
+        If the file can't be read, has no column ``is_lens`` or ``label`` of ones and zeros, or
+        says both of one id.
     """
     raw = read_table(path, None)
     keys = {catalogs.key(column): column for column in raw}
@@ -146,7 +137,10 @@ def read_labels(path: Path) -> dict[str, int]:
     values = catalogs.numbers(path, raw, column)
     catalogs.refuse(path, ~np.isin(values, (0, 1)), f"{column} is neither 0 nor 1", "1 for a lens")
     ids = [catalogs.text(value) for value in raw[catalogs.find(path, raw, "id", {})]]
-    return dict(zip(ids, values.astype(int).tolist(), strict=True))
+    labels: dict[str, int] = {}
+    other = [labels.setdefault(name, int(v)) != v for name, v in zip(ids, values, strict=True)]
+    catalogs.refuse(path, np.array(other, bool), f"{column} is 0 and 1 of one id", "one label each")
+    return labels
 
 
 def read_table(path: Path, id_column: str | None = None) -> Columns:

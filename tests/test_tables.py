@@ -328,3 +328,31 @@ def test_an_id_like_a_comment_survives_every_export(tmp_path: Path) -> None:
         path = tmp_path / f"t{suffix}"
         tables.write_astropy(path, {"id": ids, "ra": np.zeros(2), "dec": np.zeros(2)}, form)
         assert tables.read_catalog(path)["id"].tolist() == ["#1", "b"]
+
+
+def test_of_two_magnitudes_of_a_band_the_exact_name_wins_and_others_are_refused(tmp_path):
+    where, head = tmp_path / "two.csv", "id,ra,dec"
+    where.write_text(f"{head},mag_r,MAG_AUTO_r\na,10,1,20.1,19.5\n")
+    assert tables.read_catalog(where)["mag_r"] == pytest.approx([20.1])
+    where.write_text(f"{head},MAG_GAAP_r,MAG_AUTO_r\na,10,1,20.1,19.5\n")
+    with pytest.raises(RequestError, match="2 columns for mag_r: MAG_GAAP_r, MAG_AUTO_r"):
+        tables.read_catalog(where)
+    named = tables.read_catalog(where, {"mag_r": "MAG_AUTO_r"})
+    assert named["mag_r"] == pytest.approx([19.5])
+
+
+def test_axes_of_an_ellipse_are_no_extinction(tmp_path):
+    where = tmp_path / "axes.csv"
+    where.write_text("id,ra,dec,mag_r,a_r,b_r\na,10,1,20,3.5,2\n")
+    assert "extinction_r" not in tables.read_catalog(where)
+    where.write_text("id,ra,dec,mag_r,a_r\na,10,1,20,0.3\n")
+    assert tables.read_catalog(where)["extinction_r"] == pytest.approx([0.3])
+
+
+def test_labels_that_contradict_one_another_are_refused(tmp_path):
+    where = tmp_path / "classifications.csv"
+    where.write_text("id,is_lens\na,0\nb,1\na,0\n")
+    assert tables.read_labels(where) == {"a": 0, "b": 1}
+    where.write_text("id,is_lens\na,0\nb,1\na,1\n")
+    with pytest.raises(RequestError, match="row 3: is_lens is 0 and 1 of one id"):
+        tables.read_labels(where)

@@ -381,7 +381,12 @@ def plan_stamps(inputs: Sequence[Path], survey: Survey, bands: tuple[str, ...]) 
     for folder in inputs:
         for path in tilefiles.below(folder) if folder.is_dir() else ():
             if path.name == "classifications.csv":
-                labels |= tables.read_labels(path)
+                for name, label in tables.read_labels(path).items():
+                    if labels.setdefault(name, label) != label:
+                        raise RequestError(
+                            f"{path} says {label} of {name!r}, and another list the opposite",
+                            "one label each",
+                        )
     jobs = []
     for start in range(0, len(found), _STAMPS_A_UNIT):
         part = tuple(found[start : start + _STAMPS_A_UNIT])
