@@ -23,6 +23,8 @@ MASK_BAD = 4
 
 # `label`
 LENS, NOT_LENS, UNKNOWN = 1, 0, -1
+# The column `kind` of what people said is a lens, and is none.
+GRADED_KINDS = ("graded lens", "graded negative")
 
 # `outcome`: each target ends as exactly one of these.
 OK, FLAGGED, REJECTED, FAILED = "ok", "flagged", "rejected", "failed"

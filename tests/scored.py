@@ -19,11 +19,13 @@ KEPT_OUT = {"seen_in_training_bit": SEEN, "adapted_bit": ADAPTED}
 MODEL = "a" * 64
 
 
-def write_scores(folder: Path, columns: dict[str, Any], name: str = "scores") -> Path:
+def write_scores(
+    folder: Path, columns: dict[str, Any], name: str = "scores", how: dict[str, Any] | None = None
+) -> Path:
     """A folder as `infer` leaves it."""
     product = folder / "products" / f"{name}.parquet"
     metadata = {
-        "ingredients": {"made": f"{folder.name} {name}"},
+        "ingredients": {"made": f"{folder.name} {name}", **({"infer": how} if how else {})},
         "calibration": {"temperature": 2.0, "training_prevalence": 0.5},
     }
     tables.write_columns(product, columns, metadata)

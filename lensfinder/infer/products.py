@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lensfinder import shards, tables
+from lensfinder.cutout.stampfiles import is_damage
 from lensfinder.fingerprints import fingerprint
 from lensfinder.infer import histogram
 from lensfinder.infer.groups import group
@@ -23,6 +24,8 @@ from lensfinder.tables import Columns
 
 CANDIDATES = "candidates.h5"
 RANKED = "ranked.parquet"
+# Why an object has no score that its pixels don't tell.
+NO_LOGIT = "no_finite_logit"
 # Stamps held at a time, however many candidates are kept.
 _CHUNK = 64
 # Tiles of a survey differ by less than this factor, surveys by more.
@@ -164,6 +167,21 @@ def remarks(units: Sequence[Unit]) -> list[str]:
         listed = ", ".join(f"{count} {reason}" for reason, count in sorted(why.items()))
         lines.append(f"not scored: {listed} (listed in {Path('ledger.parquet')})")
     return lines
+
+
+def damaged(units: Sequence[Unit]) -> int:
+    """Count the stamps whose files could not be read."""
+    stored = [
+        tables.read_metadata(unit.product) or {}
+        for unit in units
+        if "stamps" in unit.task and unit.product.exists()
+    ]
+    return sum(
+        count
+        for one in stored
+        for reason, count in one.get("rejected", {}).items()
+        if reason != NO_LOGIT and is_damage(reason)
+    )
 
 
 def _other_noise(over_training: Sequence[Mapping[str, float]]) -> list[str]:

@@ -119,7 +119,7 @@ def _scored(chunk: Chunk, models: Ensemble, scorer: Scorer) -> dict[str, NDArray
 
     logit = all_rows(found.logit_N)
     lost = good & ~np.isfinite(logit)
-    outcome[lost], reason[lost] = schema.REJECTED, "no_finite_logit"
+    outcome[lost], reason[lost] = schema.REJECTED, products.NO_LOGIT
     logit[lost] = np.nan
     columns |= {"outcome": outcome, "reason": reason}
     columns |= {"logit": logit, "score": models.scores(logit)}
@@ -214,6 +214,8 @@ def finish(run: Run) -> Summary:
         run.folder,
         counts,
         [*products.remarks(run.units), f"infer: {scored} objects scored{rejected}{failed}"],
+        # Damaged files are no one's choice, among stamps as among tiles.
+        exit_code=0 if not products.damaged(run.units) else 3 if scored else 2,
     )
 
 

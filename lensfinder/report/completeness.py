@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lensfinder.report.estimates import Estimate, fraction
-from lensfinder.report.thresholds import ThresholdPoint
+from lensfinder.report.thresholds import ThresholdPoint, galaxies_of
 
 # The rate at which DeepLens's figure 7 shows what is recovered.
 FPR = 1e-2
@@ -173,7 +173,8 @@ def measure(
     Parameters
     ----------
     columns : mapping of str to arrays of shape (N,)
-        ``logit``; ``theta_e_arcsec``, ``source_snr`` and a source magnitude where known.
+        ``logit``; ``host_id``, ``theta_e_arcsec``, ``source_snr`` and a source magnitude where
+        known.
     selected : Selected
         Rows that are lenses, and targets.
     point : ThresholdPoint
@@ -199,5 +200,6 @@ def measure(
         if name in columns
     ]  # fmt: skip
     n_found = int(np.sum(is_selected_L & is_recovered_L))
-    total = fraction(n_found, len(is_selected_L), "lenses in the test split")
+    galaxies = galaxies_of(columns["host_id"][rows]) if "host_id" in columns else None
+    total = fraction(n_found, len(is_selected_L), "lenses in the test split", independent=galaxies)
     return Completeness(point, selected.fraction, total, maps)

@@ -297,7 +297,7 @@ def write(
     _write_csv(folder / "grades.csv", merged)
     certain = label != schema.UNKNOWN
     columns = {name: merged[name][certain] for name in ("id", "ra", "dec", "label")}
-    columns["kind"] = np.where(columns["label"] == schema.LENS, "graded lens", "graded negative")
+    columns["kind"] = np.where(columns["label"] == schema.LENS, *schema.GRADED_KINDS)
     tables.write_columns(folder / "labels.parquet", columns, content)
     if stamps is not None:
         content["n_labelled_stamps"] = _write_shard(folder / "labelled.h5", stamps, columns)
@@ -322,7 +322,7 @@ def _write_shard(path: Path, stamps: Path, labels: dict[str, NDArray[Any]]) -> i
         label_N = np.array([label_of[name] for name in catalog["id"]], dtype=np.int8)
         catalog |= {
             "label": label_N,
-            "kind": np.where(label_N == schema.LENS, "graded lens", "graded negative"),
+            "kind": np.where(label_N == schema.LENS, *schema.GRADED_KINDS),
             "host_id": catalog["id"],
             "split": np.array(
                 [

@@ -265,6 +265,32 @@ def check_one_model(tables_by_role: Mapping[str, Mapping[str, NDArray[Any]]]) ->
     return next(iter(models), "")
 
 
+def check_one_scoring(files_by_role: Mapping[str, Sequence[str]]) -> None:
+    """Refuse scores that one model gave in several ways.
+
+    Raises
+    ------
+    MismatchError
+        A threshold of one view says nothing about the mean of eight.
+    """
+    found: dict[tuple[Any, ...], str] = {}
+    for role, paths in files_by_role.items():
+        for path in paths:
+            about = (tables.read_metadata(Path(path)) or {}).get("ingredients", {}).get("infer")
+            if about is not None:
+                found.setdefault((about.get("views"), about.get("precision")), role)
+    if len(found) > 1:
+        listed = ", ".join(
+            f"--views {views} --precision {precision} ({role})"
+            for (views, precision), role in found.items()
+        )
+        raise MismatchError(
+            f"the scores were made in {len(found)} ways: {listed}",
+            "one for mocks and sky",
+            "Run `lensfinder infer` on both with the same options.",
+        )
+
+
 def check_no_leakage(mocks: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
     """Refuse scores whose training and test splits share a host or a source.
 

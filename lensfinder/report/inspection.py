@@ -161,6 +161,7 @@ def within_budget(
     hours: float,
     per_hour: float,
     prevalence: float,
+    galaxies: tuple[int, int] | None = None,
 ) -> Budget:
     """Threshold that these hours of inspection can pay for, and what it is worth.
 
@@ -174,8 +175,11 @@ def within_budget(
         Both above 0.
     prevalence : float
         Fraction of lenses among targets on the sky, in (0, 1).
+    galaxies : (int, int), optional
+        On which lenses and negatives stand: intervals are those of as many.
     """
     n_inspected = math.floor(hours * per_hour + 1e-9)
+    on_lenses, on_negatives = galaxies or (None, None)
     cut = sky.highest(n_inspected)[1] if n_inspected < len(sky) else None
     above = -math.inf if cut is None else cut
 
@@ -183,9 +187,15 @@ def within_budget(
         # The mocks did not set this threshold, so that both are plain binomials.
         found, passed = int(np.sum(lens_logit_P > above)), int(np.sum(negative_logit_M > above))
         return (
-            fraction(found, len(lens_logit_P), "lenses in the test split", confidence),
-            fraction(passed, len(negative_logit_M), "negatives in the test split", confidence),
-        )
+            fraction(
+                found, len(lens_logit_P), "lenses in the test split", confidence,
+                independent=on_lenses,
+            ),
+            fraction(
+                passed, len(negative_logit_M), "negatives in the test split", confidence,
+                independent=on_negatives,
+            ),
+        )  # fmt: skip
 
     tpr, fpr = rates(CONFIDENCE)
     return Budget(

@@ -27,6 +27,8 @@ class KindMeasured:
         Of the negatives.
     n_above : int or None
         Negatives above the operating threshold; None where there is none.
+    n_galaxies : int
+        On which the negatives stand.
     rate : Estimate
         Their fraction.
     auroc, average_precision, tpr0 : Estimate
@@ -39,6 +41,7 @@ class KindMeasured:
 
     kind: str
     n_above: int | None
+    n_galaxies: int
     rate: Estimate
     auroc: Estimate
     average_precision: Estimate
@@ -81,6 +84,7 @@ def measure_kinds(
         negative_logit_M = logit_K[~is_lens_K]
         hosts_K = host_id_N[chosen_N]
         n_galaxies = thresholds.galaxies_of(hosts_K[~is_lens_K])
+        n_lens_galaxies = thresholds.galaxies_of(hosts_K[is_lens_K])
         rate = Estimate(None, n=len(negative_logit_M), reason="there is no threshold")
         n_above = None
         if threshold is not None:
@@ -90,18 +94,19 @@ def measure_kinds(
             )
         point = thresholds.threshold_at_fpr(
             negative_logit_M, logit_K[is_lens_K], KIND_FPR, prevalence,
-            galaxies=(n_galaxies, thresholds.galaxies_of(hosts_K[is_lens_K])),
+            galaxies=(n_galaxies, n_lens_galaxies),
         )  # fmt: skip
         measured.append(
             KindMeasured(
                 kind=str(kind),
                 n_above=n_above,
+                n_galaxies=n_galaxies,
                 rate=rate,
                 auroc=metrics.auroc(
                     logit_K, is_lens_K, seed=seed, host_id_N=hosts_K, n_bootstrap=_DRAWS
                 ),
                 average_precision=metrics.average_precision(logit_K, is_lens_K),
-                tpr0=metrics.tpr_before(logit_K, is_lens_K, 1),
+                tpr0=metrics.tpr_before(logit_K, is_lens_K, 1, n_lens_galaxies),
                 tpr_at_kind_fpr=point.tpr,
                 roc=metrics.roc(logit_K, is_lens_K),
             )
@@ -159,7 +164,7 @@ def weighted_rate(kinds: Sequence[KindMeasured], sky_fraction: Mapping[str, floa
     for kind, n_above in counted:
         weight = sky_fraction[kind.kind] / total
         n_kind = kind.rate.n or 0
-        rate = fraction(n_above, n_kind, "negatives", each)
+        rate = fraction(n_above, n_kind, "negatives", each, independent=kind.n_galaxies)
         value += weight * (rate.value or 0.0)
         low += weight * (rate.low or 0.0)
         high += weight * (1.0 if rate.high is None else rate.high)

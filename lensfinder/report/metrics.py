@@ -185,7 +185,10 @@ def precision(
 
 
 def tpr_before(
-    logit_N: NDArray[np.floating], is_lens_N: NDArray[np.bool_], n_false_positives: int
+    logit_N: NDArray[np.floating],
+    is_lens_N: NDArray[np.bool_],
+    n_false_positives: int,
+    lens_galaxies: int | None = None,
 ) -> Estimate:
     """Highest TPR with fewer than this many false positives (Metcalf et al. 2019, sect. 5).
 
@@ -201,6 +204,8 @@ def tpr_before(
         True for a lens.
     n_false_positives : int
         1 or more.
+    lens_galaxies : int, optional
+        On which the lenses stand: the interval is that of as many.
 
     Returns
     -------
@@ -218,7 +223,8 @@ def tpr_before(
         return Estimate(None, n=n_negatives, reason=reason)
     threshold = np.partition(negatives, -n_false_positives)[-n_false_positives]
     lenses = logit_N[is_lens_N]
-    tpr = fraction(int(np.sum(lenses > threshold)), len(lenses), "lenses")
+    found = int(np.sum(lenses > threshold))
+    tpr = fraction(found, len(lenses), "lenses", independent=lens_galaxies)
     return Estimate(tpr.value, tpr.low, tpr.high, n_negatives)
 
 

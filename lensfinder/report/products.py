@@ -56,6 +56,7 @@ def make(unit: Unit) -> Receipt:
         for role, paths in task["files"].items()
     }
     model_id = inputs.check_one_model(scores)
+    inputs.check_one_scoring(task["files"])
     for columns in scores.values():
         # The same 64 letters in each of a million rows.
         del columns["model_id"]
@@ -108,7 +109,9 @@ def make(unit: Unit) -> Receipt:
         histograms=histograms,
         candidates=listed,
         known=matched,
-        simulated=bool((scores["mocks"].get("kind", np.array([""])) != "").any()),
+        simulated=not np.isin(
+            scores["mocks"].get("kind", np.array([""])), ("", *schema.GRADED_KINDS)
+        ).all(),
         settings={
             "model_id": model_id,
             "prevalence": prevalence,

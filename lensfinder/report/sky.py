@@ -184,6 +184,10 @@ def measure_sky(
     lens_logit_P, negative_logit_M = (
         used["logit"][used["label"] == label].astype(np.float64) for label in (1, 0)
     )
+    host_id_N, is_lens_N = used["host_id"], used["label"] == 1
+    galaxies = (
+        thresholds.galaxies_of(host_id_N[is_lens_N]), thresholds.galaxies_of(host_id_N[~is_lens_N]),
+    )  # fmt: skip
     above_operating = _above(clean, measured.operating_logit)
     negatives = {name: values[used["label"] == 0] for name, values in used.items()}
     audited = {name: values[kept] for name, values in columns.items() if name in used}
@@ -205,7 +209,8 @@ def measure_sky(
         above_operating=above_operating,
         above_points=[_above(clean, cut) for cut in cuts],
         purities=[
-            _purity(clean, lens_logit_P, point.logit, prevalence) for point in measured.points
+            _purity(clean, lens_logit_P, point.logit, prevalence, galaxies[0])
+            for point in measured.points
         ],
         workloads=[
             workload(None if cut is None else scored.above(cut)[1], area, per_hour)
@@ -220,7 +225,7 @@ def measure_sky(
         if hours is None
         else within_budget(
             scored, lens_logit_P, negative_logit_M,
-            hours=hours, per_hour=per_hour, prevalence=prevalence,
+            hours=hours, per_hour=per_hour, prevalence=prevalence, galaxies=galaxies,
         ),
         separability=separability,
         separability_by=by,
@@ -271,6 +276,7 @@ def _purity(
     lens_logit_P: NDArray[np.float64],
     cut: float | None,
     prevalence: float,
+    lens_galaxies: int,
 ) -> Estimate:
     """Share of lenses among the sky objects above: prevalence x TPR / fraction above, at most 1.
 
@@ -280,7 +286,9 @@ def _purity(
         return Estimate(None, reason="there is no threshold")
     each = math.sqrt(CONFIDENCE)
     n_found = int(np.sum(lens_logit_P > cut))
-    tpr = fraction(n_found, len(lens_logit_P), "lenses in the test split", each)
+    tpr = fraction(
+        n_found, len(lens_logit_P), "lenses in the test split", each, independent=lens_galaxies
+    )
     above = _above(sky, cut, each)
     return _ratio(tpr, above, prevalence)
 

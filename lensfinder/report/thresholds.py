@@ -250,7 +250,8 @@ def sky_quantile(sky: Logits, fpr: float, confidence: float = CONFIDENCE) -> Est
     Returns
     -------
     Estimate
-        In logits; refused where N < 3 / FPR.
+        In logits; refused where N < 3 / FPR. Where so few objects bound it from below alone, there
+        is no upper end.
     """
     n = len(sky)
     needed = negatives_needed(fpr)
@@ -263,7 +264,8 @@ def sky_quantile(sky: Logits, fpr: float, confidence: float = CONFIDENCE) -> Est
     fewest = int(binom.ppf(tail, n, fpr))
     most = int(binom.ppf(1.0 - tail, n, fpr))
     low, _ = sky.highest(min(most, n - 1))
-    _, high = sky.highest(max(fewest - 1, 0))
+    # Where none at all may lie above the true one, not even the highest logit is its bound.
+    high = sky.highest(fewest - 1)[1] if fewest else None
     # Of a bin, its upper end: no more than the asked fraction lies above.
     lowest, value = sky.highest(k)
     return Estimate(value, low, high, n, None if lowest == value else COUNTED_IN_BINS)

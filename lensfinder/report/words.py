@@ -115,6 +115,12 @@ def _found(content: Mapping[str, Any]) -> list[str]:
         about = "the mocks" if content["mocks"]["simulated"] else "the labelled stamps"
         return [f"No scores of the sky were given: this report is about {about} alone."]
     scored = counted(content["sky"]["n_scored"], "sky object")
+    if _none_as_trained(content):
+        return [
+            f"All of {scored} were adapted to the model's pixels or PSF (--adapt): no threshold "
+            "holds for them, and their scores are a ranking. "
+            f"The {len(listed['rows'])} best-ranked are shown."
+        ]
     if operating["logit"] is None:
         return [
             f"{scored} were ranked, but there is no threshold to call any of them a candidate: "
@@ -132,14 +138,26 @@ def _found(content: Mapping[str, Any]) -> list[str]:
     else:
         noun = "is a candidate" if listed["n_above"] == 1 else "are candidates"
         text = f"{listed['n_above']:,} of {scored} {noun} ({cut})."
+    if content["sky"]["n_adapted"]:
+        text += (
+            f" {counted(content['sky']['n_adapted'], 'of them was', 'of them were')} adapted to "
+            "the model's pixels or PSF (--adapt), for which no threshold holds."
+        )
     known = content["known"]
     if known is not None:
-        # Which of them were scored is not known where most scores were not kept.
-        scored_too = f"{counted(known['n_targets'], 'was', 'were')} scored and " if not left else ""
-        text += (
-            f" Of {counted(known['n_covered'], 'known lens', 'known lenses')} in the area, "
-            f"{scored_too}{counted(known['n_above'], 'stands', 'stand')} above the threshold."
-        )
+        if left:
+            # Where most scores were not kept, neither is what lay in the area.
+            text += (
+                f" Of {counted(known['n'], 'known lens', 'known lenses')} in the list, in the area "
+                f"or not, {counted(known['n_above'], 'stands', 'stand')} above the threshold; how "
+                "many were scored can't be told."
+            )
+        else:
+            text += (
+                f" Of {counted(known['n_covered'], 'known lens', 'known lenses')} in the area, "
+                f"{counted(known['n_targets'], 'was', 'were')} scored and "
+                f"{counted(known['n_above'], 'stands', 'stand')} above the threshold."
+            )
         if known["n_seen"]:
             text += (
                 f" {counted(known['n_seen'], 'of them was', 'of them were')} seen in training and "
@@ -189,13 +207,29 @@ def _trust(content: Mapping[str, Any]) -> list[str]:
             f"(95 % interval: {interval(point['tpr'])}), and the false positive rate on mocks is "
             f"between {percent(point['fpr']['low'])} and {percent(point['fpr']['high'])}."
         )
-    if point["purity"]["value"] is not None:
+    # What the mocks say of candidates on the sky holds no more where the sky's own rate differs.
+    own = point["sky_purity"] if content["leads_with_sky"] else None
+    purity = own if own and own["value"] is not None else point["purity"]
+    if purity["value"] is not None and not _none_as_trained(content):
         text += (
-            f" If one target in {1 / prevalence:,.0f} is a lens, then "
-            f"{percent(point['purity']['value'])} of such candidates are lenses "
-            f"({interval(point['purity'])})."
+            f" If {_one_in(prevalence)} is a lens, then {percent(purity['value'])} of such "
+            f"candidates are lenses ({interval(purity)})"
+            f"{', by the share of the sky above the threshold' if purity is own else ''}."
         )
     return [text]
+
+
+def _one_in(prevalence: float) -> str:
+    """A prevalence as people say it: "one target in 1,000", above a tenth "20 % of the targets"."""
+    if prevalence <= 0.1:
+        return f"one target in {1 / prevalence:,.0f}"
+    return f"a share of {percent(prevalence)} of the targets"
+
+
+def _none_as_trained(content: Mapping[str, Any]) -> bool:
+    """Whether all objects of the sky were adapted to the model."""
+    sky = content["sky"]
+    return sky is not None and 0 < sky["n_scored"] <= sky["n_adapted"]
 
 
 def _on_the_sky(content: Mapping[str, Any]) -> list[str]:
@@ -223,12 +257,19 @@ def _on_the_sky(content: Mapping[str, Any]) -> list[str]:
         if own["value"] is not None:
             text += (
                 f"To let no more than {percent(point['fpr_asked'])} of the sky pass takes a logit "
-                f"above {own['value']:.3f} ({own['low']:.3f} to {own['high']:.3f}); lenses "
-                "included, that bounds the sky's rate from above."
+                f"above {own['value']:.3f} ({_ends(own)}); lenses included, that bounds the "
+                "sky's rate from above."
             )
         else:
             text += f"The sky is too small for a threshold of its own: {own['reason']}."
     return [text + _work(point, content["sky"])]
+
+
+def _ends(logit: Mapping[str, Any]) -> str:
+    """Both ends of an interval of logits, or the lower one where few objects bound no other."""
+    if logit["high"] is None:
+        return f"at least {logit['low']:.3f}"
+    return f"{logit['low']:.3f} to {logit['high']:.3f}"
 
 
 def _work(point: Mapping[str, Any], sky: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from astropy.io import fits
 from skies import tan_wcs, write_kids_tile, write_targets
 
 from lensfinder import checkpoint, networks, schema, shards, tables
@@ -426,6 +427,38 @@ def test_a_damaged_tile_fails_alone_and_its_targets_are_listed(
     lost = ledger["outcome"] == "failed"
     assert lost.any()
     assert len(scores_of(tmp_path / "out")) == (~lost).sum()
+
+
+@pytest.mark.fault
+def test_damaged_stamps_end_as_damaged_tiles_do(model: tuple[Model, Path], tmp_path: Path) -> None:
+    survey = tmp_path / "cubes.toml"
+    survey.write_text(
+        "name = 'cubes'\ntitle = 'cubes'\nsource = 'made up'\nstamps = true\n"
+        "pixel_scale_arcsec = 0.2\nbands = ['g', 'r', 'i']\ndefault_bands = ['g', 'r', 'i']\n"
+        "reference_band = 'r'\npsf_fwhm_arcsec = { g = 0.8, r = 0.7, i = 0.8 }\n"
+        "sky_rms_njy = { g = 6.0, r = 6.0, i = 20.0 }\n"
+        "[files]\npattern = '(?P<tile>.+)\\.fits'\ncube = ['g', 'r', 'i']\n"
+        "[zero_point]\nvalue = 31.4\n"
+    )
+    folder = tmp_path / "stamps"
+    folder.mkdir()
+    rng = np.random.default_rng(1)
+    for name in ("a", "b"):
+        cube = rng.normal(0, 6, (3, SIZE, SIZE)).astype(np.float32)
+        fits.writeto(folder / f"{name}.fits", cube)
+    asked = {"run": {"survey": str(survey)}, "infer": {"inputs": (folder,), "model": (model[1],)}}
+
+    def ends(out: str) -> tuple[int, dict[str, int]]:
+        execution = Execution(engine="serial", verbosity=-1)
+        summary = execute("infer", load(None, (), asked), tmp_path / out, execution)
+        return summary.exit_code, summary.counts
+
+    assert ends("whole")[0] == 0
+    os.truncate(folder / "a.fits", 3000)
+    code, counts = ends("one")
+    assert (code, counts["ok"], counts["rejected"]) == (3, 1, 1)
+    os.truncate(folder / "b.fits", 3000)
+    assert ends("none")[0] == 2
 
 
 @pytest.mark.parametrize("stretched", [False, True])

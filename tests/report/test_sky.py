@@ -136,7 +136,7 @@ def test_the_weighted_rate_covers_the_truth() -> None:
     for _ in range(300):
         counted = [
             kinds.KindMeasured(
-                kind, int(rng.binomial(n, p)), Estimate(None, n=n), *[Estimate(None)] * 4, no_roc
+                kind, int(rng.binomial(n, p)), n, Estimate(None, n=n), *[Estimate(None)] * 4, no_roc
             )
             for kind, p in truth.items()
         ]

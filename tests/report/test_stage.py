@@ -316,3 +316,64 @@ def test_a_damaged_table_of_scores_is_told(tmp_path: Path) -> None:
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(RequestError, match="can't be read as Parquet"):
         report(tmp_path / "out", [tmp_path / "broken.parquet"])
+
+
+def test_intervals_are_those_of_as_many_negatives_as_there_are_galaxies(tmp_path: Path) -> None:
+    """Each mock fifty times on its galaxy tells no more than once."""
+    once = mock_scores(60, 400)
+    often = {name: np.repeat(np.asarray(values), 50) for name, values in once.items()}
+    often["id"] = np.array([f"{name}-{k}" for k, name in enumerate(often["id"])])
+    sky = sky_scores()
+    found = []
+    for name, scores in (("once", once), ("often", often)):
+        folders = [write_scores(tmp_path / name / "mocks", scores)]
+        beside = write_scores(tmp_path / name / "sky", sky)
+        report(tmp_path / name / "out", folders, sky=beside, fpr=(0.02,), inspect_hours=0.01,
+               sky_fraction={"ring": 1.0})  # fmt: skip
+        found.append(json.loads((tmp_path / name / "out" / "report.json").read_text()))
+    few, many = found
+
+    def ends(content: dict[str, Any]) -> list[float]:
+        point = next(row for row in content["thresholds"] if row["operating"])
+        budget, weighted = content["sky"]["budget"], content["weighted"]
+        told = [content["metrics"]["tpr0"], content["completeness"]["total"], budget["tpr"]]
+        told += [budget["fpr"], weighted["rate"], point["sky_purity"]]
+        return [end for one in told for end in (one["low"], one["high"])]
+
+    assert ends(many) == pytest.approx(ends(few), rel=1e-6)
+
+
+def test_scores_made_in_two_ways_are_refused(tmp_path: Path) -> None:
+    ways = [{"views": 1, "precision": "float32"}, {"views": 8, "precision": "float32"}]
+    mocks = write_scores(tmp_path / "mocks", mock_scores(), how=ways[0])
+    sky = write_scores(tmp_path / "sky", sky_scores(), how=ways[1])
+    refused = report(tmp_path / "out", [mocks], sky=sky)
+    assert refused.exit_code == 4
+    (failure,) = refused.failures.values()
+    assert "--views 1 --precision float32 (mocks), --views 8" in failure.message
+    alike = write_scores(tmp_path / "alike", sky_scores(), how=ways[0])
+    assert report(tmp_path / "again", [mocks], sky=alike).exit_code == 0
+
+
+def test_what_people_graded_is_not_called_simulated(tmp_path: Path) -> None:
+    scores = mock_scores()
+    scores["kind"] = np.where(np.asarray(scores["label"]) == 1, *schema.GRADED_KINDS)
+    summary = report(tmp_path / "out", [write_scores(tmp_path / "graded", scores)])
+    assert "about the labelled stamps alone" in summary.lines[0]
+    assert any("None of the labelled stamps was simulated" in line for line in summary.lines)
+
+
+def test_no_threshold_is_applied_to_a_sky_that_was_adapted(
+    inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    sky = sky_scores()
+    sky["flags"] = [schema.FLAG_ADAPTED] * 6
+    adapted = write_scores(tmp_path / "all", sky)
+    text = "\n".join(report(tmp_path / "out", [inputs["mocks"]], sky=adapted).lines)
+    assert "All of 5 sky objects were adapted" in text
+    assert "are candidates" not in text
+    assert "such candidates" not in text
+    sky["flags"] = [schema.FLAG_ADAPTED, 0, 0, 0, 0, 0]
+    one = write_scores(tmp_path / "one", sky)
+    text = "\n".join(report(tmp_path / "some", [inputs["mocks"]], sky=one).lines)
+    assert "1 of them was adapted" in text

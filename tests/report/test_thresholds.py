@@ -189,3 +189,11 @@ def test_sky_quantile_is_refused_for_too_few_objects() -> None:
     refused = thresholds.sky_quantile(Logits.of(np.zeros(100)), 1e-3)
     assert refused.value is None
     assert "takes 3,000 sky objects, there are 100" in str(refused.reason)
+
+
+def test_where_none_may_lie_above_the_true_quantile_no_logit_bounds_it() -> None:
+    few = thresholds.sky_quantile(Logits.of(np.arange(300.0)), 0.01)
+    assert (few.value, few.high) == (296.0, None)
+    assert few.low is not None
+    more = thresholds.sky_quantile(Logits.of(np.arange(1000.0)), 0.01)
+    assert more.low < more.value < more.high
