@@ -20,7 +20,7 @@ from lensfinder.ledger import INDEX, close_ledger, read_index
 from lensfinder.report import inputs, products
 from lensfinder.runs import Receipt, Run, Summary, Unit
 
-_VERSION = 4
+_VERSION = 5
 
 
 def plan(config: Config, run: Run) -> Iterator[list[Unit]]:

@@ -108,9 +108,7 @@ def complete_lens(
     for name in ("source_x_arcsec", "source_y_arcsec"):
         row[name] = value_or(row[name], _SOURCE_AT * theta_e)
     _complete_source(row, given, setting, z_source)
-    if not painted:
-        _complete_light(row, setting, implied, z_lens)
-    return []
+    return [] if painted else _complete_light(row, given, setting, implied, z_lens)
 
 
 def _complete_source(row: Row, given: Mapping[str, float], setting: Setting, z: float) -> None:
@@ -133,17 +131,25 @@ def _complete_source(row: Row, given: Mapping[str, float], setting: Setting, z: 
         row["feature_snr"] = value_or(given.get("source_snr"), _SOURCE_SNR)
 
 
-def _complete_light(row: Row, setting: Setting, sigma_v: float, z: float) -> None:
-    """Where light is not told, that of the mean early-type galaxy of this velocity dispersion."""
+def _complete_light(
+    row: Row, given: Mapping[str, float], setting: Setting, sigma_v: float, z: float
+) -> list[str]:
+    """Where light is not told, that of the mean early-type galaxy of this velocity dispersion.
+
+    Returns what a disc with light lacks.
+    """
     bands = setting.observation.bands
+    has_disc = any(math.isfinite(float(row[f"mag_disc_{band}"])) for band in bands)
+    needed = ("re_arcsec", "q", "pa_deg") if has_disc else ()
+    problems = _missing(row, "disc", needed, "a disc with light")
     mag_r, r_e = _typical_light(setting, sigma_v, z)
     row["bulge_re_arcsec"] = value_or(row["bulge_re_arcsec"], r_e)
     row["bulge_q"] = value_or(row["bulge_q"], float(row["q_lens"]))
     row["bulge_pa_deg"] = value_or(row["bulge_pa_deg"], float(row["pa_lens_deg"]))
     colours = _typical_colours(setting, "early_type", z)
     told = {b: mag for b in bands if math.isfinite(mag := float(row[f"mag_bulge_{b}"]))}
-    if not told and any(math.isfinite(float(row[f"mag_disc_{band}"])) for band in bands):
-        return  # a disc alone
+    if not told and has_disc:
+        return problems  # a disc alone
     if not told:
         told = {b: mag for b in bands if math.isfinite(mag := float(row[f"mag_{b}"]))}
         row |= {f"mag_bulge_{band}": mag for band, mag in told.items()}
@@ -151,8 +157,12 @@ def _complete_light(row: Row, setting: Setting, sigma_v: float, z: float) -> Non
         # A magnitude in one band tells those in the others.
         band, mag = next(iter(told.items()))
         mag_r = mag - colours[band]
+    else:
+        # As does that of r, which need not be rendered.
+        mag_r = value_or(given.get("mag_bulge_r"), value_or(given.get("mag_r"), mag_r))
     for band, colour in colours.items():
         row[f"mag_bulge_{band}"] = value_or(row[f"mag_bulge_{band}"], mag_r + colour)
+    return problems
 
 
 def _typical_light(setting: Setting, sigma_v: float, z: float) -> tuple[float, float]:

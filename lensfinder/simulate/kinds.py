@@ -21,7 +21,7 @@ from lensfinder.simulate.families import (
     late_type,
     position_angle_deg,
 )
-from lensfinder.simulate.recipe import Population
+from lensfinder.simulate.recipe import ARTEFACTS, Population
 from lensfinder.simulate.sections import MAX_CLUMPS, MAX_COMPANIONS, Source
 
 Bands = tuple[str, ...]
@@ -44,10 +44,11 @@ def _lens(row: Row, population: Population, bands: Bands, rng: Rng) -> None:
     if lens.grf_kappa_rms is not None:
         row["grf_kappa_rms"], row["grf_power"] = lens.grf_kappa_rms.sample(rng), lens.grf_power
         row["grf_seed"] = float(rng.integers(2**24))
+    cut = cut_over_isothermal(float(row["lens_slope"])) if lens.slope is not None else 1.0
     for _ in range(MAX_REDRAWS):
         beta = theta_e * (lens.beta_over_theta_e.sample(rng) if drawn is None else drawn[2])
         azimuth = rng.uniform(0, 2 * math.pi)
-        if inside_cut(beta, azimuth - math.radians(pa + 90), theta_e, q):
+        if inside_cut(beta / cut, azimuth - math.radians(pa + 90), theta_e, q):
             break
     else:
         raise RecipeError(
@@ -84,6 +85,18 @@ def _clump_sigma_arcsec(source: Source, r_e_arcsec: float, rng: Rng) -> float:
         return max(r_e_arcsec * source.clump_sigma_in_r_e.sample(rng), 1e-3)
     assert source.clump_sigma_arcsec is not None
     return source.clump_sigma_arcsec.sample(rng)
+
+
+def cut_over_isothermal(slope: float) -> float:
+    """Size of the region of several images behind a power law over that behind an SIE, at most 1.
+
+    A profile flatter than isothermal has a radial caustic in the cut's place. About a round lens
+    beta = x - x^(1 - t), in Einstein radii and with t = slope - 1, has its extremum at
+    x = (1 - t)^(1/t), whose beta is t / (1 - t) (1 - t)^(1/t); one to a flattened lens scales as
+    its cut does. Behind steeper ones it is larger, which is left unused.
+    """
+    t = slope - 1
+    return 1.0 if t >= 1 else t / (1 - t) * (1 - t) ** (1 / t)
 
 
 def inside_cut(beta_arcsec: float, azimuth_rad: float, theta_e_arcsec: float, q: float) -> bool:
@@ -237,9 +250,8 @@ def _artefact(row: Row, population: Population, bands: Bands, rng: Rng) -> None:
         early_type(row, population, bands, rng)
     else:
         _disc(row, population, bands, rng)
-    names = ("spikes", "trail", "cosmic_ray")
-    weights = np.array([getattr(recipe, name) for name in names])
-    row["artefact"] = names[int(rng.choice(3, p=weights / weights.sum()))]
+    weights = np.array([getattr(recipe, name) for name in ARTEFACTS])
+    row["artefact"] = ARTEFACTS[int(rng.choice(3, p=weights / weights.sum()))]
     row["artefact_pa_deg"] = position_angle_deg(rng)
     row["artefact_azimuth_deg"] = rng.uniform(0, 360)
     row["artefact_band"] = float(int(rng.random() * len(bands)))

@@ -6,6 +6,7 @@ configuration's defaults; whatever was taken from elsewhere is told.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -137,8 +138,11 @@ def plan_request(config: Config) -> Request:
             )
     count = chosen.count
     if chosen.truth is not None:
-        count, hosts = _plan_truth(chosen.truth, inputs, keys, hosts, real)
+        count, hosts = _plan_truth(chosen.truth, inputs, keys, hosts, real, notices)
         notices += _kept(chosen.truth, stored, inputs)
+    drawn = chosen.truth is None and population.forecast is None
+    largest = population.lens.theta_e_arcsec.support()[1] if drawn else math.nan
+    notices += _too_large(largest, keys["size"], sky["pixel_scale_arcsec"])
     if hosts and chosen.truth is None and count > len(hosts):
         notices.append(
             f"note: {count} mocks on {counted(len(hosts), 'host')}, which stand in about "
@@ -240,6 +244,18 @@ def _stamps(
     return sky, keys, notices
 
 
+def _too_large(theta_e_arcsec: float, size: int, pixel_scale_arcsec: float) -> list[str]:
+    """Say where images lie beyond the stamps, whose light then has to give an arc's S/N alone."""
+    half = size / 2 * pixel_scale_arcsec
+    if not theta_e_arcsec > half:
+        return []
+    return [
+        f'note: Einstein radii reach {theta_e_arcsec:.3g}", a stamp of {size} pixels {half:.3g}": '
+        "where the arcs lie beyond it, S/N is that of what is left, and sources are too bright. "
+        "Larger stamps (--size) hold them"
+    ]
+
+
 def _sky_kept(stored: Mapping[str, Any], bands: tuple[str, ...]) -> dict[str, Any] | None:
     """The conditions that a table was made with, in some of its bands; None for other bands."""
     if not set(bands) <= set(stored["psf_fwhm_arcsec"]) or len(set(bands)) < len(bands):
@@ -260,6 +276,7 @@ def _plan_truth(
     keys: dict[str, Any],
     hosts: list[Host],
     real: dict[str, Any],
+    notices: list[str],
 ) -> tuple[int, list[Host]]:
     """Check a table of systems; its rows, and the host of each where they are painted."""
     from lensfinder.simulate import truth
@@ -269,6 +286,8 @@ def _plan_truth(
     setting = Setting.of({"simulate": keys, **inputs}, load(real) if real else None)
     systems = truth.complete(truth.read(path), setting, str(path), painted=bool(hosts))
     inputs["truth"] = sha256_of(path)
+    largest = max((float(row["theta_e_arcsec"]) for row in systems.rows), default=math.nan)
+    notices += _too_large(largest, keys["size"], inputs["sky"]["pixel_scale_arcsec"])
     if not hosts:
         return len(systems), []
     by_id = {host.host_id: host for host in hosts}

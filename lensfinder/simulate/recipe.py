@@ -32,6 +32,7 @@ NegativeKind = Literal[
     "irregular",
 ]
 NEGATIVE_KINDS: tuple[str, ...] = get_args(NegativeKind)
+ARTEFACTS = ("spikes", "trail", "cosmic_ray")
 # Those that hold something which a careless look takes for an arc.
 HARD_KINDS = frozenset(
     {"spiral", "ring", "companions", "edge_on", "merger", "group", "artefact", "irregular"}

@@ -26,6 +26,8 @@ from lensfinder.simulate.distributions import (
 from lensfinder.simulate.noise import LONGEST_CORRELATION_PIXELS
 
 UnitInterval = Annotated[float, Field(ge=0, le=1)]
+# Of a spiral: a circle at 0, a ray at 90; it winds either way.
+Pitch = Annotated[Distribution, within(2, 88)]
 
 
 class Stamps(Section):
@@ -143,7 +145,7 @@ class Lens(Section):
     theta_e_arcsec: Length
     q_offset: Spread
     pa_offset_deg: Spread
-    shear: Fraction
+    shear: Annotated[Distribution, within(0, 0.9)]
     beta_over_theta_e: Fraction
     # Of the density in three dimensions; without it the mass is isothermal, 2.
     slope: Annotated[Distribution, within(1.2, 2.8)] | None = None
@@ -206,7 +208,7 @@ class LateType(Section):
     r_e_dex_per_mag: Finite
     r_e_scatter_dex: Positive
     q: AxisRatio
-    bulge_fraction: Fraction
+    bulge_fraction: Annotated[Distribution, within(0, 0.999)]
     bulge_r_e_over_disc: Length
     bulge_n: SersicIndex
     bulge_q: AxisRatio
@@ -219,7 +221,7 @@ class Spiral(Section):
     mag_r: Magnitude | None = None
     q: AxisRatio
     arm_count: Count
-    arm_pitch_deg: Spread
+    arm_pitch_deg: Pitch
     arm_sharpness: Length
     arm_fraction: Fraction
 
@@ -259,7 +261,7 @@ class Irregular(Section):
     # Of its radius over that of other late types as bright.
     r_e_over_late_type: Length
     q: AxisRatio
-    bulge_fraction: Fraction
+    bulge_fraction: Annotated[Distribution, within(0, 0.999)]
     knot_count: Annotated[Distribution, within(1, 60)]
     knot_fraction: Annotated[Distribution, within(0, 10)]
     lopsidedness: Annotated[Distribution, within(0, 3)]
@@ -270,7 +272,7 @@ class Ring(Section):
 
     early_type_fraction: UnitInterval
     radius_arcsec: Length
-    width_over_radius: Fraction
+    width_over_radius: Annotated[Distribution, within(0.01, 1)]
     q: AxisRatio
     lopsidedness: Fraction
     knot_contrast: Fraction
@@ -296,7 +298,7 @@ class EdgeOn(Section):
     """A disc seen from its side."""
 
     q: AxisRatio
-    bulge_fraction: Fraction
+    bulge_fraction: Annotated[Distribution, within(0, 0.999)]
 
 
 class Merger(Section):
@@ -306,7 +308,7 @@ class Merger(Section):
     separation_arcsec: Length
     mag_difference: Spread
     tail_fraction: Fraction
-    tail_pitch_deg: Spread
+    tail_pitch_deg: Pitch
 
 
 class Star(Section):

@@ -31,7 +31,7 @@ from lensfinder.simulate.mocks import (
 )
 from lensfinder.simulate.noise import LONGEST_CORRELATION_PIXELS
 from lensfinder.simulate.observe import narrowest_fwhm
-from lensfinder.simulate.recipe import NEGATIVE_KINDS
+from lensfinder.simulate.recipe import ARTEFACTS, NEGATIVE_KINDS
 from lensfinder.simulate.render import CHUNK
 from lensfinder.simulate.splits import split_of
 
@@ -66,6 +66,10 @@ _BOUNDS: tuple[tuple[str, float, float, bool], ...] = (
     ("(feature|source)_snr", 0, math.inf, False),
     ("clump_[0-9]_fraction", 0, 1, True),
     ("(source_stamp|psf_index)", 0, 2**31, True),
+    # Sentinels such as -99 are no magnitudes: a cell without one is empty.
+    ("mag_.*", 0, 50, True),
+    ("lens_slope", 1.05, 2.95, True),
+    ("((surroundings|ring|grf|noise)_seed|noise_index)", 0, 2**63, True),
     ("source_stamp_pixel_arcsec", 0, 60, False),
 )
 
@@ -81,7 +85,7 @@ _MEASURED = (
 )
 _BY_BAND = re.compile(
     r"(mag(_(bulge|disc|partner|artefact|source))?_|psf_fwhm_|sky_rms_|feature_|clump_|composite_)"
-    r"[A-Za-z0-9]+(_arcsec|_njy|_minus_r|_level_per_njy)?"
+    r"(?P<band>[A-Za-z0-9]+)(_arcsec|_njy|_minus_r|_level_per_njy)?"
 )
 _MOST_PROBLEMS = 20
 _MOST_ALIKE = 3
@@ -153,6 +157,9 @@ def complete(
         kind = texts["kind"][k] if "kind" in texts and texts["kind"][k] else "lens"
         row = _row(given, kind, setting, problems, f"row {k + 1}", painted=painted)
         row["artefact"] = texts["artefact"][k] if "artefact" in texts else ""
+        if kind == "artefact" and row["artefact"] not in ARTEFACTS:
+            known = ", ".join(ARTEFACTS)
+            problems.append(f"row {k + 1}, artefact: {row['artefact']!r}; expected one of {known}")
         rows.append(as_stored(row))
     if problems:
         more = len(problems) - _MOST_PROBLEMS
@@ -216,10 +223,16 @@ def known_columns(bands: tuple[str, ...]) -> set[str]:
 
 def _unknown_columns(table: Mapping[str, np.ndarray], setting: Setting) -> list[str]:
     known = known_columns(setting.observation.bands)
+    bands = {*setting.population.colours.bands(), *setting.observation.bands}
+
+    def of_another_band(name: str) -> bool:
+        match = _BY_BAND.fullmatch(name)
+        return match is not None and match["band"] in bands
+
     return [
         f"column {name}: unknown; expected {_alike(name, known)}"
         for name in table
-        if name not in known and not _BY_BAND.fullmatch(name)
+        if name not in known and not of_another_band(name)
     ]
 
 
@@ -331,6 +344,7 @@ def _row(
     for name in _NEEDS.get(kind, ()):
         if math.isnan(float(row[name])):
             problems.append(f"{where}, {name}: missing; a row of kind {kind} needs it")
+    problems += [f"{where}, {problem}" for problem in _contradictions(row, given)]
     if not painted and kind != "lens":
         problems += [f"{where}, {problem}" for problem in light_problems(row, kind, bands)]
     stamp = float(row["source_stamp"])
@@ -345,6 +359,18 @@ def _row(
     if not painted:
         population.add_total_magnitudes(row, bands)
     return row
+
+
+def _contradictions(row: Row, given: Mapping[str, float]) -> list[str]:
+    """What one column says against another."""
+    problems = []
+    counted = [name for name in ("group_count", "knot_count") if float(row[name]) >= 1]
+    if counted and math.isnan(float(row["surroundings_seed"])):
+        problems.append(f"surroundings_seed: missing; {counted[0]} needs it")
+    label = given.get("label", math.nan)
+    if math.isfinite(label) and label != row["label"]:
+        problems.append(f"label: {label:g}; kind {row['kind']} has label {row['label']}")
+    return problems
 
 
 def _seeing_problems(row: Row, setting: Setting) -> list[str]:

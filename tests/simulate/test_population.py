@@ -7,11 +7,12 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from astropy.cosmology import FlatLambdaCDM
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lensfinder.simulate import cosmology, kinds, recipe
+from lensfinder.simulate import cosmology, kinds, lensing, recipe
 from lensfinder.simulate.distributions import RecipeError
 from lensfinder.simulate.population import (
     check_bands,
@@ -256,3 +257,20 @@ def test_shares_on_the_sky_go_with_the_kind_and_sum_to_one() -> None:
         assert row["sky_fraction"] == share if share else math.isnan(float(row["sky_fraction"]))
     with pytest.raises(RecipeError, match=r"shares sum to 1\.1; expected 1"):
         recipe.parse(text.replace("galaxy = 0.29\n", "galaxy = 0.39\n"), "general")
+
+
+@pytest.mark.parametrize("slope", [1.4, 1.7, 1.9])
+def test_sources_inside_the_cut_of_a_flat_profile_have_several_images(slope: float) -> None:
+    rng = np.random.default_rng(5)
+    cut = kinds.cut_over_isothermal(slope)
+    beta, azimuth, lens_q = rng.uniform(0, 1, 900), rng.uniform(0, 2 * np.pi, 900), 0.8
+    inside = [kinds.inside_cut(b / cut, a, 1.0, lens_q) for b, a in zip(beta, azimuth, strict=True)]
+    assert 0 < sum(inside) < 900
+    some = torch.tensor(np.flatnonzero(inside))
+    x, y = (torch.tensor(beta * f(azimuth))[some] for f in (np.cos, np.sin))
+    one = torch.ones_like(x)
+    separation = lensing.image_separation(
+        x, y, one, lens_q * one, 0 * one, 0 * one, 0 * one, slope * one
+    )
+    assert torch.isfinite(separation).double().mean() > 0.95
+    assert kinds.cut_over_isothermal(2.2) == kinds.cut_over_isothermal(2.0) == 1.0

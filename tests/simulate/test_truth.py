@@ -144,6 +144,14 @@ def test_an_unknown_column_is_told_what_it_may_stand_for(
 @pytest.mark.parametrize(
     ("columns", "said"),
     [
+        ({"theta_e_arcsec": [1.0], "mag_r": [-99.0]}, "mag_r: -99; expected [0, 50]"),
+        ({"theta_e_arcsec": [1.0], "mag_disc_r": [19.0]}, "disc_re_arcsec: missing"),
+        ({"theta_e_arcsec": [1.0], "lens_slope": [3.5]}, "lens_slope: 3.5"),
+        ({"theta_e_arcsec": [1.0], "noise_seed": [-1]}, "noise_seed: -1"),
+        ({"theta_e_arcsec": [1.0], "group_count": [3.0]}, "surroundings_seed: missing"),
+        ({"theta_e_arcsec": [1.0], "label": [0]}, "label: 0; kind lens has label 1"),
+        ({"theta_e_arcsec": [1.0], "mag_lens": [19.0]}, "column mag_lens: unknown"),
+        ({"kind": ["artefact"], "mag_bulge_r": [18.0]}, "artefact: ''; expected one of spikes"),
         ({"kind": ["galaxy"], "mag_bulge_r": [18.0]}, "bulge_re_arcsec: missing"),
         ({"kind": ["galaxy"], "mag_bulge_r": [18.0]}, "mag_bulge_g: missing"),
         ({"psf_fwhm_r_arcsec": [0.1]}, "psf_fwhm_r_arcsec: 0.1; expected more than 0.1"),
@@ -182,7 +190,7 @@ def test_what_stays_of_the_table_beside_another_survey_and_seed_is_told(
         asked = {"simulate": {"truth": str(truth)}, "run": {"survey": "des", "seed": 7} | keys}
         execution = runs.Execution(engine="serial", verbosity=-1)
         summary = runs.execute("simulate", config.load(options=asked), tmp_path / folder, execution)
-        return [line for line in summary.lines if line.startswith("note")]
+        return [line for line in summary.lines if " stay" in line]
 
     conditions, noise = said("kept", where)
     assert "survey 'des' gives the pixel scale" in conditions
@@ -216,3 +224,21 @@ def test_a_table_keeps_its_survey_whatever_bands_are_asked_for(tmp_path: Path) -
     with shards.read(ledger.products_of(tmp_path / "one")[0]) as shard:
         assert (shard.header.survey, shard.header.bands) == ("cfhtls", ("g",))
         assert shard.header.pixel_scale_arcsec == 0.186
+
+
+def test_a_magnitude_in_r_tells_those_of_bands_that_are_rendered_without_it(tmp_path: Path) -> None:
+    own = tmp_path / "own.csv"
+    own.write_text("id,theta_e_arcsec,z_lens,mag_r\na,1.0,0.4,18.2\n")
+    for folder, bands in (("both", ("g", "r")), ("one", ("g",))):
+        run(tmp_path / folder, truth=str(own), size=21, bands=bands)
+    both, one = (tables.read_columns(tmp_path / f / stage.TRUTH)["mag_g"] for f in ("both", "one"))
+    assert both == pytest.approx(one)
+
+
+def test_arcs_beyond_the_stamp_are_told(tmp_path: Path) -> None:
+    own = tmp_path / "own.csv"
+    own.write_text("id,theta_e_arcsec\na,3.0\n")
+    summary = run(tmp_path / "small", truth=str(own), size=21, bands=("r",))
+    assert any('Einstein radii reach 3"' in line for line in summary.lines)
+    summary = run(tmp_path / "large", truth=str(own), size=61, bands=("r",))
+    assert not any("Einstein radii" in line for line in summary.lines)
