@@ -85,6 +85,13 @@ class SimulateConfig(Section):
     )
 
     @model_validator(mode="after")
+    def _of_use(self) -> Self:
+        for name, other in (("known", "hosts"), ("source_pixel_arcsec", "sources")):
+            if getattr(self, name) is not None and getattr(self, other) is None:
+                raise ValueError(f"{name} is about {other}; expected {other}, too")
+        return self
+
+    @model_validator(mode="after")
     def _room_for_training(self) -> Self:
         if self.val_fraction + self.test_fraction >= 1:
             raise ValueError("val_fraction + test_fraction leave nothing to train on")

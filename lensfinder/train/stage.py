@@ -19,7 +19,7 @@ import torch
 from lensfinder import checkpoint, networks, parallel, schema, shards, tables
 from lensfinder.commit import commit
 from lensfinder.config import Config, TrainConfig
-from lensfinder.errors import RequestError
+from lensfinder.errors import MismatchError, RequestError
 from lensfinder.fingerprints import ingredients
 from lensfinder.ledger import close_ledger, products_of
 from lensfinder.model import Model, Spec, create
@@ -79,9 +79,21 @@ def plan(config: Config, run: Run) -> Iterator[list[Unit]]:
                     if named
                 )
                 units.append(_unit(name, config, run, parted, world, fold, member, pixels, init))
+    _tell_other_states(run, units)
     units = run.share(units)
     run.units += units
     yield units
+
+
+def _tell_other_states(run: Run, units: Sequence[Unit]) -> None:
+    """Say so where a training that was stopped had other options, or other stamps."""
+    planned = {unit.fingerprint[:16] for unit in units}
+    left = [path for path in sorted((run.folder / _STATES).glob("*")) if path.name not in planned]
+    if left:
+        run.notices.append(
+            f"note: {left[0].parent} holds states of a training with other options or stamps: this "
+            "one begins anew, and drops them once it ends"
+        )
 
 
 def _unit(
@@ -168,6 +180,15 @@ def _check_init(
         network = networks.build(chosen.network, len(channels), stamps.size, auxiliary=True)
     transfer.check_freeze(network, chosen.freeze)
     weights_from(start, network, channels, stamps.size, new_head=chosen.new_head)
+    seen = start.provenance.get("ingredients", {}).get("shards", [])
+    shared = {shard["fingerprint"] for shard in seen} & set(stamps.fingerprints)
+    if chosen.folds and shared:
+        raise MismatchError(
+            f"the model to begin with was trained on {len(shared)} of these "
+            f"{len(stamps.fingerprints)} shards, and --folds scores each stamp by models that "
+            "never saw it",
+            "a model of other stamps, or no --init",
+        )
 
 
 def do(unit: Unit) -> Receipt:
@@ -357,6 +378,15 @@ def _left_out_is_told(unit: Unit) -> bool:
         return False
 
 
+def _draw_curve(unit: Unit) -> None:
+    """Draw the curve of a model whose metrics are still there."""
+    path = _beside(unit, "metrics", ".jsonl")
+    if path.exists():
+        history = [json.loads(line) for line in path.read_text().splitlines()]
+        with commit(_beside(unit, "curve", ".png")) as temporary, temporary.open("wb") as file:
+            curve.draw(history, file)
+
+
 def finish(run: Run) -> Summary:
     """Draw the curves, write index and ledger, and drop the states of a finished training."""
     counts = close_ledger(run, prove)
@@ -364,10 +394,7 @@ def finish(run: Run) -> Summary:
     for unit in run.units:
         if not unit.product.exists():
             continue
-        metrics = _beside(unit, "metrics", ".jsonl").read_text().splitlines()
-        history = [json.loads(line) for line in metrics]
-        with commit(_beside(unit, "curve", ".png")) as temporary, temporary.open("wb") as file:
-            curve.draw(history, file)
+        _draw_curve(unit)
         summary.lines += _described(run, unit)
     if counts["failed"]:
         return summary

@@ -293,3 +293,26 @@ def test_what_was_learnt_before_the_loss_became_infinite_is_kept(
 def test_keys_that_do_not_go_together_are_refused(keys, named):
     with pytest.raises(ValueError, match=named):
         TrainConfig(**keys)
+
+
+def test_folds_do_not_begin_with_a_model_of_the_same_stamps(tmp_path, write_shard):
+    path = write_shard(tmp_path / "a.h5")
+    runs.execute("train", configure(path, epochs=1), tmp_path / "old", SERIAL)
+    begun = configure(path, epochs=1, folds=2, init=tmp_path / "old")
+    with pytest.raises(MismatchError, match="trained on 1 of these 1 shards"):
+        runs.execute("train", begun, tmp_path / "folds", SERIAL)
+    other = write_shard(tmp_path / "b.h5", seed=2)
+    begun = configure(other, epochs=1, folds=2, init=tmp_path / "old")
+    assert runs.execute("train", begun, tmp_path / "others", SERIAL).exit_code == 0
+
+
+def test_states_of_other_options_and_lost_metrics_are_no_riddle(tmp_path, write_shard):
+    config = configure(write_shard(tmp_path / "a.h5"), epochs=1)
+    left = tmp_path / "model" / "states" / ("0" * 16)
+    left.mkdir(parents=True)
+    summary = runs.execute("train", config, tmp_path / "model", SERIAL)
+    assert any("states of a training with other options" in line for line in summary.lines)
+    assert not left.exists()
+    (tmp_path / "model" / "metrics.jsonl").unlink()
+    again = runs.execute("train", config, tmp_path / "model", SERIAL)
+    assert (again.exit_code, again.done) == (0, 0)
