@@ -284,8 +284,15 @@ def _plan_truth(
     from lensfinder.simulate.mocks import Setting
 
     setting = Setting.of({"simulate": keys, **inputs}, load(real) if real else None)
-    systems = truth.complete(truth.read(path), setting, str(path), painted=bool(hosts))
-    inputs["truth"] = sha256_of(path)
+    table = truth.read(path)
+    stored = _stored_with(path)
+    as_made = stored is not None and (
+        stored["sky"] == inputs["sky"]
+        and all(stored["simulate"][name] == keys[name] for name in ("bands", "size"))
+        and all(f"sky_rms_{band}_njy" in table for band in keys["bands"])
+    )
+    systems = truth.complete(table, setting, str(path), painted=bool(hosts), as_made=as_made)
+    inputs["truth"], inputs["as_made"] = sha256_of(path), as_made
     largest = max((float(row["theta_e_arcsec"]) for row in systems.rows), default=math.nan)
     notices += _too_large(largest, keys["size"], inputs["sky"]["pixel_scale_arcsec"])
     if not hosts:

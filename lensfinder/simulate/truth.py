@@ -131,7 +131,12 @@ def read(path: Path) -> dict[str, np.ndarray]:
 
 
 def complete(
-    table: Mapping[str, np.ndarray], setting: Setting, origin: str, *, painted: bool = False
+    table: Mapping[str, np.ndarray],
+    setting: Setting,
+    origin: str,
+    *,
+    painted: bool = False,
+    as_made: bool = False,
 ) -> Truth:
     """Check a table and fill in what it leaves open.
 
@@ -141,6 +146,8 @@ def complete(
     setting : bands and typical conditions; its recipe gives mean relations and colours
     origin : what to call the table in errors
     painted : whether the galaxies are real, so that none needs to be modelled
+    as_made : whether bands, stamps and conditions are those that the table was written with: then
+        the S/N gives a source's brightness, to the last bit; else its magnitudes do
 
     Raises
     ------
@@ -154,6 +161,9 @@ def complete(
     rows: list[Row] = []
     for k in range(count):
         given = {name: float(values[k]) for name, values in numbers.items()}
+        told = any(math.isfinite(mag) for n, mag in given.items() if n.startswith("mag_source_"))
+        if told and not as_made:
+            given["feature_snr"] = math.nan
         kind = texts["kind"][k] if "kind" in texts and texts["kind"][k] else "lens"
         row = _row(given, kind, setting, problems, f"row {k + 1}", painted=painted)
         row["artefact"] = texts["artefact"][k] if "artefact" in texts else ""

@@ -242,3 +242,30 @@ def test_arcs_beyond_the_stamp_are_told(tmp_path: Path) -> None:
     assert any('Einstein radii reach 3"' in line for line in summary.lines)
     summary = run(tmp_path / "large", truth=str(own), size=61, bands=("r",))
     assert not any("Einstein radii" in line for line in summary.lines)
+
+
+def test_sources_keep_their_magnitudes_in_other_bands_stamps_and_conditions(
+    mocks: Path, tmp_path: Path
+) -> None:
+    where = mocks / stage.TRUTH
+    made = tables.read_columns(where)
+    lenses = made["label"] == 1
+    metadata = tables.read_metadata(where)
+    some = {name: values[lenses] for name, values in made.items()}
+    tables.write_columns(tmp_path / "some.parquet", some, metadata)
+    cut = {n: v for n, v in some.items() if not n.startswith(("psf_fwhm_", "sky_rms_"))}
+    tables.write_columns(tmp_path / "cut.parquet", cut, metadata)
+    asked: dict[str, dict[str, Any]] = {
+        "band": {"simulate": {"truth": str(tmp_path / "some.parquet"), "bands": ("g",)}},
+        "size": {"simulate": {"truth": str(tmp_path / "some.parquet"), "size": 31}},
+        "survey": {
+            "simulate": {"truth": str(tmp_path / "cut.parquet")},
+            "run": {"survey": "lsst"},
+        },
+    }
+    for name, options in asked.items():
+        execution = runs.Execution(engine="serial", verbosity=-1)
+        runs.execute("simulate", config.load(options=options), tmp_path / name, execution)
+        again = tables.read_columns(tmp_path / name / stage.TRUTH)
+        np.testing.assert_allclose(again["mag_source_g"], some["mag_source_g"], atol=1e-3)
+        np.testing.assert_allclose(again["mag_g"], some["mag_g"], atol=1e-3)
