@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -144,15 +144,25 @@ def make_painted(
     return assemble(image_NCHW, pixels["mask"], truth, rows, contract)
 
 
-def repaint(chosen: Sequence[Host], truth: Truth, setting: Setting, which: range) -> Mocks:
+def repaint(
+    chosen: Sequence[Host], truth: Truth, setting: Setting, which: range, told: Container[str]
+) -> Mocks:
     """Paint some rows of a table on their hosts.
 
     Parameters
     ----------
     chosen : host of each of these rows
+    told : columns of the table; what else there is to say of a host is taken from its stamp
     """
     pixels, catalog = _read(chosen, setting.observation)
     rows, contract, noise = truth.part(which)
+    rows = [
+        row | {name: value for name, value in of_host.items() if name not in told}
+        for row, of_host in (
+            (row, _of_host(pixels["image"][k], pixels["mask"][k] == 0, catalog[k], setting))
+            for k, row in enumerate(rows)
+        )
+    ]
     image_NCHW, measured = _paint(pixels["image"], rows, setting, noise)
     return assemble(image_NCHW, pixels["mask"], measured, rows, contract | _place(catalog))
 
@@ -197,6 +207,21 @@ def _read(
     return pixels, catalog
 
 
+def _of_host(
+    image_CYX: np.ndarray, good_CYX: np.ndarray, entry: Mapping[str, Any], setting: Setting
+) -> dict[str, float]:
+    """What a host's stamp and catalogue say: seeing, noise, magnitudes, and where its centre is."""
+    bands, sky = setting.observation.bands, setting.sky
+    found = {name: float(entry[name]) for name in ("dx", "dy")}
+    _, rms_C = hosts.measure_sky(image_CYX, good_CYX)
+    for band, rms in zip(bands, rms_C, strict=True):
+        fwhm = float(entry.get(f"psf_fwhm_{band}_arcsec", math.nan))
+        found[f"psf_fwhm_{band}_arcsec"] = fwhm if fwhm > 0 else sky.psf_fwhm_arcsec[band]
+        found[f"sky_rms_{band}_njy"] = float(rms) if rms > 0 else sky.sky_rms_njy[band]
+        found[f"mag_{band}"] = float(entry.get(f"mag_{band}", math.nan))
+    return found
+
+
 def _redshift(entry: Mapping[str, Any]) -> float:
     """The best one that is known; a survey's -1 or -99 is none."""
     told = (float(entry[name]) for name in catalogs.REDSHIFT_NAMES if name in entry)
@@ -212,16 +237,11 @@ def _draw_row(
     index: int,
     split: str,
 ) -> Row:
-    population, observation, sky = setting.population, setting.observation, setting.sky
+    population, observation = setting.population, setting.observation
     bands, reference = observation.bands, observation.reference_band
     scale = observation.pixel_scale_arcsec
-    level_C, rms_C = hosts.measure_sky(image_CYX, good_CYX)
-    conditions: dict[str, float] = {}
-    for band, rms in zip(bands, rms_C, strict=True):
-        fwhm = float(entry.get(f"psf_fwhm_{band}_arcsec", math.nan))
-        typical_fwhm, typical_rms = sky.psf_fwhm_arcsec[band], sky.sky_rms_njy[band]
-        conditions[f"psf_fwhm_{band}_arcsec"] = fwhm if fwhm > 0 else typical_fwhm
-        conditions[f"sky_rms_{band}_njy"] = float(rms) if rms > 0 else typical_rms
+    level_C, _ = hosts.measure_sky(image_CYX, good_CYX)
+    of_host = _of_host(image_CYX, good_CYX, entry, setting)
     c = bands.index(reference)
     centre = observation.size // 2
     shape = hosts.measure_shape(
@@ -229,7 +249,7 @@ def _draw_row(
         good_CYX[c],
         centre + float(entry["dx"]),
         centre + float(entry["dy"]),
-        psf_fwhm_pixel=conditions[f"psf_fwhm_{reference}_arcsec"] / scale,
+        psf_fwhm_pixel=of_host[f"psf_fwhm_{reference}_arcsec"] / scale,
         aperture_sigma_pixel=_APERTURE_SIGMA_ARCSEC / scale,
     )
     seen = image_CYX[c] - level_C[c]
@@ -248,10 +268,7 @@ def _draw_row(
             peak_njy=float(seen[near].max(initial=0.0)),
         ),
     )
-    for band in bands:
-        row[f"mag_{band}"] = float(entry.get(f"mag_{band}", math.nan))
-    row["dx"], row["dy"] = float(entry["dx"]), float(entry["dy"])
-    row |= conditions
+    row |= of_host
     if setting.material is not None:
         setting.material.choose(row, bands, setting.seed, index, setting.sources_of(split))
     return row

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from lensfinder.simulate.painting import Host
 
 
+# What can be added to a real galaxy, or is one as it is.
+_PAINTED = ("lens", "companions", "ring", "spiral", "galaxy")
+
+
 @dataclass(frozen=True)
 class Request:
     """What is to be made, resolved.
@@ -297,6 +301,12 @@ def _plan_truth(
     notices += _too_large(largest, keys["size"], inputs["sky"]["pixel_scale_arcsec"])
     if not hosts:
         return len(systems), []
+    other = sorted({str(row["kind"]) for row in systems.rows} - set(_PAINTED))
+    if other:
+        raise RequestError(
+            f"{path} has systems of kind {', '.join(other)}, whose light is all modelled",
+            f"kinds that are painted on real galaxies: {', '.join(_PAINTED)}",
+        )
     by_id = {host.host_id: host for host in hosts}
     wanted = [str(name) for name in systems.columns["host_id"]]
     missing = [name for name in wanted if name not in by_id]

@@ -115,12 +115,13 @@ def _make(unit: Unit, setting: Setting) -> Mocks:
             return painting.make_painted(hosts, setting, which)
         return mocks.make_modelled(setting, which)
     path = Path(task["truth"])
+    table = truth.read(path)
     systems = truth.complete(
-        truth.read(path), setting, str(path),
+        table, setting, str(path),
         painted=bool(hosts), as_made=unit.ingredients["as_made"],
     )  # fmt: skip
     if hosts:
-        return painting.repaint(hosts, systems, setting, which)
+        return painting.repaint(hosts, systems, setting, which, table)
     return truth.make(systems, setting, which)
 
 

@@ -102,7 +102,7 @@ def cutouts(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "dec": np.zeros(n),
         "x": np.arange(n),
         "y": np.arange(n),
-        "dx": np.zeros(n),
+        "dx": np.where(np.arange(n) == 3, 0.4, 0.0),
         "dy": np.zeros(n),
         "flags": np.where(np.arange(n) == 5, 4, 0),
         "label": np.full(n, -1),
@@ -133,6 +133,21 @@ def test_painting_shares_no_host_between_splits_or_classes(cutouts: Path, tmp_pa
     assert np.isfinite(catalog["ra"]).all()
     sources = [s for s in catalog["source_id"] if s]
     assert len(set(sources)) == len(sources)
+
+
+def test_a_lens_of_ones_own_is_painted_where_its_host_stands(cutouts: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own.csv"
+    own.write_text("id,host_id,theta_e_arcsec,source_snr\na,G3,1.0,60\n")
+    painted = {"truth": str(own), "hosts": str(cutouts), "count": None}
+    run(tmp_path / "own", **painted)
+    _, catalog = contents(tmp_path / "own")
+    found = {name: float(catalog[name][0]) for name in ("dx", "psf_fwhm_r_arcsec", "mag_r")}
+    assert found == pytest.approx({"dx": 0.4, "psf_fwhm_r_arcsec": 0.8, "mag_r": 19.5})
+    assert catalog["sky_rms_r_njy"][0] == pytest.approx(6.0, rel=0.3)
+    assert catalog["sky_rms_r_njy"][0] != 6.25
+    own.write_text("id,host_id,kind\na,G3,star\n")
+    with pytest.raises(RequestError, match="star, whose light is all modelled"):
+        run(tmp_path / "star", **painted)
 
 
 def test_hosts_that_do_not_match_are_refused(cutouts: Path, tmp_path: Path) -> None:
