@@ -41,6 +41,7 @@ class InferConfig(TargetsConfig):
     )
     keep_above: float | None = Field(
         None,
+        allow_inf_nan=False,
         description="Write only objects with a logit above this, and a histogram of all.",
     )
     adapt: bool = Field(

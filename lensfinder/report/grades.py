@@ -294,13 +294,16 @@ def write(
         "fleiss_kappa": agreed.fleiss,
         "n_by_all": agreed.n_by_all,
     }
-    _write_csv(folder / "grades.csv", merged)
     certain = label != schema.UNKNOWN
     columns = {name: merged[name][certain] for name in ("id", "ra", "dec", "label")}
     columns["kind"] = np.where(columns["label"] == schema.LENS, *schema.GRADED_KINDS)
-    tables.write_columns(folder / "labels.parquet", columns, content)
+    # First what can fail; and no stamps stay whose labels are those of another merger.
     if stamps is not None:
         content["n_labelled_stamps"] = _write_shard(folder / "labelled.h5", stamps, columns)
+    else:
+        (folder / "labelled.h5").unlink(missing_ok=True)
+    _write_csv(folder / "grades.csv", merged)
+    tables.write_columns(folder / "labels.parquet", columns, content)
     write_json(folder / "grades.json", content)
     return content
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lensfinder import schema
+from lensfinder.infer.groups import group
 from lensfinder.report.candidates import nearest_within
 from lensfinder.report.estimates import Estimate, fraction
 
@@ -78,9 +79,15 @@ def cross_match(
             }
         )
     rows.sort(key=lambda row: (row["rank"] is None, row["rank"] or 0, row["id"]))
-    # Lists name a lens more than once, and one object is one lens.
+    # Lists name a lens more than once: one object is one lens, and so are names of one place.
     first = {row["object_id"]: row for row in reversed(rows) if row["object_id"] is not None}
     rows = [row for row in rows if first.get(row["object_id"], row) is row]
+    radec_K2 = np.array([[row["ra"], row["dec"]] for row in rows]).reshape(-1, 2)
+    leader_K, _ = group(radec_K2[:, 0], radec_K2[:, 1], MATCH_RADIUS_ARCSEC)
+    matched_K = np.array([row["object_id"] is not None for row in rows], bool)
+    # Two objects that were matched stay two, however near.
+    kept_K = matched_K | (leader_K == np.arange(len(rows)))
+    rows = [row for row, kept in zip(rows, kept_K, strict=True) if kept]
     return {
         "radius_arcsec": MATCH_RADIUS_ARCSEC,
         "covered_radius_arcmin": COVERED_RADIUS_ARCMIN,

@@ -174,11 +174,12 @@ def test_known_lenses_outside_of_the_area_are_counted_and_not_listed() -> None:
         "logit": np.array([2.0, 1.0]), "flags": np.zeros(2, np.int32),
     }  # fmt: skip
     lenses = {
-        "id": np.array(["hit", "near", "far"], object), "ra": np.array([10.1, 10.05, 200.0]),
-        "dec": np.zeros(3), "grade": np.array(["A", "A", "B"], object),
+        "id": np.array(["hit", "near", "far", "near bis"], object),
+        "ra": np.array([10.1, 10.05, 200.0, 10.05001]),
+        "dec": np.zeros(4), "grade": np.array(["A", "A", "B", "A"], object),
     }  # fmt: skip
     found = known.cross_match(lenses, columns, rank(columns["logit"], columns["id"]), 1.5)
-    assert (found["n"], found["n_covered"], found["n_targets"], found["n_above"]) == (3, 2, 1, 0)
+    assert (found["n"], found["n_covered"], found["n_targets"], found["n_above"]) == (4, 2, 1, 0)
     assert [row["id"] for row in found["rows"]] == ["hit", "near"]
     assert found["rows"][0]["rank"] == 2
     assert [(row["grade"], row["n_covered"]) for row in found["grades"]] == [("A", 2)]
