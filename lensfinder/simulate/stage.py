@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["do", "finish", "load_population", "made_from", "plan", "prove"]
 
-_VERSION = 8
+_VERSION = 9
 PREVIEW = "preview.png"
 TRUTH = "truth.parquet"
 
