@@ -6,7 +6,6 @@ say as little as an Einstein radius; `completion` says what fills in the rest.
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,7 @@ import numpy as np
 
 from lensfinder import schema, tables
 from lensfinder.errors import RequestError, nearest
-from lensfinder.simulate import population
+from lensfinder.simulate import naming, population
 from lensfinder.simulate.completion import complete_lens, light_problems, value_or
 from lensfinder.simulate.families import Row
 from lensfinder.simulate.mocks import (
@@ -73,22 +72,7 @@ _BOUNDS: tuple[tuple[str, float, float, bool], ...] = (
     ("source_stamp_pixel_arcsec", 0, 60, False),
 )
 
-_TEXT = ("kind", "artefact", "id", "split", "host_id", "source_id", "tile")
-_CARRIED = ("ra", "dec", "x", "y", "flags", "noise_seed", "noise_index")
-_MEASURED = (
-    "source_snr",
-    "magnification",
-    "image_separation_arcsec",
-    "sky_fraction",
-    "label",
-    "composite_softening",
-)
-_BY_BAND = re.compile(
-    r"(mag(_(bulge|disc|partner|artefact|source))?_|psf_fwhm_|sky_rms_|feature_|clump_|composite_)"
-    r"(?P<band>[A-Za-z0-9]+)(_arcsec|_njy|_minus_r|_level_per_njy)?"
-)
 _MOST_PROBLEMS = 20
-_MOST_ALIKE = 3
 
 
 @dataclass(frozen=True)
@@ -155,7 +139,8 @@ def complete(
         with every wrong value by row and column
     """
     count = len(next(iter(table.values())))
-    problems = _unknown_columns(table, setting)
+    bands = setting.observation.bands
+    problems = naming.unknown_columns(table, bands, setting.population.colours.bands())
     numbers, texts = _parse(table, count, problems)
     ids = _ids(texts, count, problems)
     rows: list[Row] = []
@@ -223,60 +208,15 @@ def _in_old_places(noise: Sequence[tuple[int, int]]) -> dict[tuple[int, int, int
     return chunks
 
 
-def known_columns(bands: tuple[str, ...]) -> set[str]:
-    """Columns that a table may have, beside those of other bands."""
-    by_band = ("mag_source_{}", "psf_fwhm_{}_arcsec", "sky_rms_{}_njy")
-    named = {name.format(band) for name in by_band for band in bands}
-    named.add("noise_correlation_pixels")
-    return {*population.columns(bands), *named, *_TEXT, *_CARRIED, *_MEASURED}
-
-
-def _unknown_columns(table: Mapping[str, np.ndarray], setting: Setting) -> list[str]:
-    known = known_columns(setting.observation.bands)
-    bands = {*setting.population.colours.bands(), *setting.observation.bands}
-
-    def of_another_band(name: str) -> bool:
-        match = _BY_BAND.fullmatch(name)
-        return match is not None and match["band"] in bands
-
-    return [
-        f"column {name}: unknown; expected {_alike(name, known)}"
-        for name in table
-        if name not in known and not of_another_band(name)
-    ]
-
-
-def _alike(name: str, known: set[str]) -> str:
-    """Say which columns a name may stand for; a hundred others help nobody."""
-    parts = name.lower().split("_")
-
-    def abbreviated(column: str) -> bool:
-        own = column.split("_")
-        begun = len(own) >= len(parts) and all(map(str.startswith, own, parts))
-        return begun or own == parts[: len(own)]
-
-    def reordered(column: str) -> bool:
-        return {*parts} <= {*column.split("_")}
-
-    # Fewer letters first: who writes mag means mag_r rather than mag_artefact_r.
-    by_length = sorted(known, key=lambda column: (len(column), column))
-    found = [column for column in by_length if reordered(column)]
-    found += [column for column in by_length if abbreviated(column)]
-    found += difflib.get_close_matches(name, by_length, n=_MOST_ALIKE, cutoff=0.75)
-    if not found:
-        return "a column of truth.parquet (docs/populations.md lists the usual ones), or none"
-    return f"{' or '.join(list(dict.fromkeys(found))[:_MOST_ALIKE])}, or none"
-
-
 def _parse(
     table: Mapping[str, np.ndarray], count: int, problems: list[str]
 ) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
     numbers: dict[str, np.ndarray] = {}
     texts: dict[str, list[str]] = {}
     for name, values in table.items():
-        if name in _TEXT:
+        if name in naming.TEXT:
             texts[name] = ["" if value is None else str(value) for value in values]
-        elif name in _CARRIED and values.dtype.kind in "iu":
+        elif name in naming.CARRIED and values.dtype.kind in "iu":
             numbers[name] = values
         else:
             column = np.full(count, math.nan)

@@ -7,188 +7,39 @@ it trains, ``states/`` holds what is needed to go on after a stop or a kill.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from lensfinder import checkpoint, networks, parallel, schema, shards, tables
+from lensfinder import checkpoint, parallel, schema, shards, tables
 from lensfinder.commit import commit
-from lensfinder.config import Config, TrainConfig
-from lensfinder.errors import MismatchError, RequestError
-from lensfinder.fingerprints import ingredients
-from lensfinder.ledger import close_ledger, products_of
+from lensfinder.config import Config
+from lensfinder.errors import RequestError
+from lensfinder.ledger import close_ledger
 from lensfinder.model import Model, Spec, create
-from lensfinder.pixels import name_of
 from lensfinder.progress import Progress
 from lensfinder.runs import Receipt, Run, Summary, Unit
 from lensfinder.signals import Stop
-from lensfinder.train import curve, data, distribute, evaluate, leakage, loop, transfer
+from lensfinder.train import curve, data, distribute, evaluate, leakage, loop
 from lensfinder.train.data import StampSet
 from lensfinder.train.distribute import Ranks
 from lensfinder.train.fresh import streaming
-from lensfinder.train.network import channels_for, weights_from
 from lensfinder.train.order import Index, batches_of
+from lensfinder.train.planning import MODEL, STATES, plan_units
 from lensfinder.train.seeing import median_fwhm_arcsec
 from lensfinder.train.settings import Settings
 from lensfinder.train.states import States
 
-_VERSION = 5
-_MODEL = "model"
-_STATES = "states"
 _OUT_OF_FOLD = "out-of-fold"
-# Keys that say how many models there will be; what each is made of stands in its own ingredients.
-_HOW_MANY = ("members", "separately", "folds")
 
 
 def plan(config: Config, run: Run) -> Iterator[list[Unit]]:
     """Check all that can be checked without pixels, and yield a unit for each model."""
-    chosen = config.train
-    sets = [(item, _shards_of([item])) for item in chosen.shards] if chosen.separately else []
-    everything = data.open_set(_shards_of(chosen.shards))  # also: no set leaks into another
-    world = distribute.world_size(chosen.ranks)
-    init = _model_to_begin_with(chosen)
-    pixels: str = chosen.pixels
-    if init is not None and pixels == "auto":
-        pixels = name_of(init[1].transform.recipe) or pixels
-    channels = channels_for(everything, chosen.network, pixels)
-    if init is not None:
-        _check_init(init[1], chosen, everything, channels)
-    if chosen.stream:
-        data.recipe_of(everything)
-    # Refuses an unknown network, or stamps too small for it, before anything is computed.
-    networks.count_multiply_adds(chosen.network, len(channels), everything.size)
-    units = []
-    for number in range(max(1, len(sets))):
-        stamps = data.open_set(sets[number][1]) if sets else everything
-        for fold in range(chosen.folds or 1):
-            parted = stamps.folded(fold, chosen.folds, config.run.seed) if chosen.folds else stamps
-            loop.check_shares(len(parted.members("train")), chosen.batch_size, world)
-            for member in range(chosen.members):
-                name = _MODEL + "".join(
-                    f"-{what}-{which + 1}"
-                    for what, which, named in (
-                        ("set", number, bool(sets)),
-                        ("fold", fold, bool(chosen.folds)),
-                        ("member", member, member > 0),
-                    )
-                    if named
-                )
-                units.append(_unit(name, config, run, parted, world, fold, member, pixels, init))
-    _tell_other_states(run, units)
-    units = run.share(units)
-    run.units += units
-    yield units
-
-
-def _tell_other_states(run: Run, units: Sequence[Unit]) -> None:
-    """Say so where a training that was stopped had other options, or other stamps."""
-    planned = {unit.fingerprint[:16] for unit in units}
-    left = [path for path in sorted((run.folder / _STATES).glob("*")) if path.name not in planned]
-    if left:
-        run.notices.append(
-            f"note: {left[0].parent} holds states of a training with other options or stamps: this "
-            "one begins anew, and drops them once it ends"
-        )
-
-
-def _unit(
-    name: str,
-    config: Config,
-    run: Run,
-    stamps: StampSet,
-    world: int,
-    fold: int,
-    member: int,
-    pixels: str,
-    init: tuple[Path, Model] | None,
-) -> Unit:
-    chosen, seed = config.train, config.run.seed + member
-    keys = {k: v for k, v in chosen.fingerprint().items() if k not in _HOW_MANY}
-    settings = {
-        field.name: getattr(chosen, field.name)
-        for field in fields(Settings)
-        if field.name != "seed"
-    }
-    which: dict[str, Any] = {"seed": seed}
-    if chosen.folds:
-        which["fold"] = {"number": fold, "of": chosen.folds, "seed": config.run.seed}
-    if init is not None:
-        which |= {"init": init[1].model_id, "pixels": pixels}
-    return Unit(
-        stage="train",
-        name=name,
-        product=run.product(f"{name}.safetensors"),
-        ingredients=ingredients(
-            "train",
-            _VERSION,
-            {**keys, "ranks": world},
-            **which,
-            shards=[
-                {"name": path.name, "fingerprint": fingerprint}
-                for path, fingerprint in zip(stamps.paths, stamps.fingerprints, strict=True)
-            ],
-        ),
-        task={
-            "shards": [str(path) for path in stamps.paths],
-            "settings": {**settings, "pixels": pixels, "seed": seed},
-            "fold": which.get("fold"),
-            "init": None if init is None else str(init[0]),
-            "stream": chosen.stream,
-            "ranks": world,
-            "folder": str(run.folder),
-            "save_every_s": chosen.save_every_s,
-            "quiet": run.execution.verbosity < 0,
-            "provenance": {**run.provenance, "seed": seed},
-        },
-        planned=len(stamps.members("train")) + len(stamps.members("val")),
-    )
-
-
-def _shards_of(paths: Sequence[Path]) -> list[Path]:
-    if not paths:
-        raise RequestError("no shards to train on", "at least one folder of `simulate`")
-    found: list[Path] = []
-    for path in paths:
-        found += [path] if path.is_file() else products_of(path)
-    return found
-
-
-def _model_to_begin_with(chosen: TrainConfig) -> tuple[Path, Model] | None:
-    """Open the model that `init` names."""
-    if chosen.init is None:
-        return None
-    path = chosen.init
-    if path.is_dir():
-        listed = [p for p in products_of(path, "train") if p.suffix == ".safetensors"]
-        if len(listed) != 1:
-            raise RequestError(f"{path} holds {len(listed)} models", "one, or the path of a file")
-        path = listed[0]
-    return path, checkpoint.load(path, "cpu", verify=False)
-
-
-def _check_init(
-    start: Model, chosen: TrainConfig, stamps: StampSet, channels: tuple[str, ...]
-) -> None:
-    """Refuse a model to begin with that does not fit."""
-    transfer.check(start.spec, chosen.network, stamps.stretched)
-    with torch.device("meta"):
-        network = networks.build(chosen.network, len(channels), stamps.size, auxiliary=True)
-    transfer.check_freeze(network, chosen.freeze)
-    weights_from(start, network, channels, stamps.size, new_head=chosen.new_head)
-    seen = start.provenance.get("ingredients", {}).get("shards", [])
-    shared = {shard["fingerprint"] for shard in seen} & set(stamps.fingerprints)
-    if chosen.folds and shared:
-        raise MismatchError(
-            f"the model to begin with was trained on {len(shared)} of these "
-            f"{len(stamps.fingerprints)} shards, and --folds scores each stamp by models that "
-            "never saw it",
-            "a model of other stamps, or no --init",
-        )
+    yield from plan_units(config, run)
 
 
 def do(unit: Unit) -> Receipt:
@@ -211,7 +62,7 @@ def train_and_save(ranks: Ranks, stop: Stop, unit: Unit) -> None:
         stamps = stamps.folded(fold["number"], fold["of"], fold["seed"])
     start = None if task["init"] is None else checkpoint.load(Path(task["init"]), ranks.device)
     devices = ranks.devices()
-    states = States(Path(task["folder"]) / _STATES / unit.fingerprint[:16])
+    states = States(Path(task["folder"]) / STATES / unit.fingerprint[:16])
     if not ranks.add_up(torch.tensor(float(ranks.leads and states.folder.exists()))):
         _refuse_twins(stamps, ranks)
     train_N, val_N = stamps.members("train"), stamps.members("val")
@@ -288,12 +139,12 @@ def train_and_save(ranks: Ranks, stop: Stop, unit: Unit) -> None:
 
 def _title(unit: Unit) -> str:
     """Say which model of several: train, train member-2."""
-    return "train" if unit.name == _MODEL else f"train {unit.name.removeprefix(_MODEL + '-')}"
+    return "train" if unit.name == MODEL else f"train {unit.name.removeprefix(MODEL + '-')}"
 
 
 def _beside(unit: Unit, what: str, suffix: str) -> Path:
     """Name a file of a unit's beside the products: metrics.jsonl, metrics-member-2.jsonl."""
-    return Path(unit.task["folder"]) / f"{what}{unit.name.removeprefix(_MODEL)}{suffix}"
+    return Path(unit.task["folder"]) / f"{what}{unit.name.removeprefix(MODEL)}{suffix}"
 
 
 def _refuse_twins(stamps: StampSet, ranks: Ranks) -> None:
@@ -398,7 +249,7 @@ def finish(run: Run) -> Summary:
         summary.lines += _described(run, unit)
     if counts["failed"]:
         return summary
-    States(run.folder / _STATES).forget()
+    States(run.folder / STATES).forget()
     if run.config.train.folds:
         summary.lines.append(_gather_left_out(run))
     return summary
