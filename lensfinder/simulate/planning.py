@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from lensfinder import survey, tables
 from lensfinder.commit import sha256_of
-from lensfinder.config import Config
+from lensfinder.config import Config, SimulateConfig
 from lensfinder.errors import MismatchError, RequestError, counted
 from lensfinder.fingerprints import fingerprint
 from lensfinder.simulate import recipe
@@ -143,7 +143,7 @@ def plan_request(config: Config) -> Request:
     count = chosen.count
     if chosen.truth is not None:
         count, hosts = _plan_truth(chosen.truth, inputs, keys, hosts, real, notices)
-        notices += _kept(chosen.truth, stored, inputs)
+        notices += _kept(chosen, count, stored, inputs)
     drawn = chosen.truth is None and population.forecast is None
     largest = population.lens.theta_e_arcsec.support()[1] if drawn else math.nan
     notices += _too_large(largest, keys["size"], sky["pixel_scale_arcsec"])
@@ -167,12 +167,17 @@ def _stored_with(path: Path | None) -> Mapping[str, Any] | None:
     return stored if stored is not None and "population" in stored else None
 
 
-def _kept(path: Path, stored: Mapping[str, Any] | None, inputs: Mapping[str, Any]) -> list[str]:
+def _kept(
+    chosen: SimulateConfig, count: int, stored: Mapping[str, Any] | None, inputs: Mapping[str, Any]
+) -> list[str]:
     """What a table says of each system against what the user asked for all of them."""
+    path, notices = chosen.truth, []
+    assert path is not None
+    if "count" in chosen.model_fields_set and chosen.count != count:
+        notices.append(f"note: {path} has {counted(count, 'system')}, and as many mocks are made")
     if stored is None:
-        return []
-    notices, asked, survey_name = [], inputs["seed"], inputs["sky"]["survey"]
-    columns = tables.names_of(path)
+        return notices
+    asked, survey_name, columns = inputs["seed"], inputs["sky"]["survey"], tables.names_of(path)
     conditions = any(name.startswith(("psf_fwhm_", "sky_rms_")) for name in columns)
     if survey_name != stored["sky"]["survey"] and conditions:
         notices.append(
