@@ -373,6 +373,9 @@ def test_no_threshold_is_applied_to_a_sky_that_was_adapted(
     assert "All of 5 sky objects were adapted" in text
     assert "are candidates" not in text
     assert "such candidates" not in text
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "No threshold for adapted stamps" in page
+    assert "strong lens candidates" not in page
     sky["flags"] = [schema.FLAG_ADAPTED, 0, 0, 0, 0, 0]
     one = write_scores(tmp_path / "one", sky)
     text = "\n".join(report(tmp_path / "some", [inputs["mocks"]], sky=one).lines)
