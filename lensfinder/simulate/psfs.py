@@ -49,16 +49,16 @@ class PsfImages:
                 f"PSF image {bad[0]}, band {bad[1]} sums to {total[tuple(bad)]:.3g}; expected a "
                 "positive sum: has a background been subtracted twice?"
             )
-        for index, image in _off_centre(images):
-            raise ValueError(
-                f"PSF image {index[0]}, band {index[1]} has its star at column {image[0]:.1f}, row "
-                f"{image[1]:.1f} of {images.shape[-1]}; expected the middle, or every object would "
-                "be shifted as much"
-            )
         if not 0 < self.step_pixel <= 1.0 + 1e-9:
             raise ValueError(
                 f"PSF images are sampled every {self.step_pixel:g} pixels; expected at most 1, "
                 "since a coarser image does not say what falls between"
+            )
+        for index, star in _off_centre(images, self.step_pixel):
+            raise ValueError(
+                f"PSF image {index[0]}, band {index[1]} has its star at column {star[0]:.1f}, row "
+                f"{star[1]:.1f} of {images.shape[-1]}; expected the middle, or every object would "
+                "be shifted as much"
             )
         object.__setattr__(self, "images_PCYX", images / total)
 
@@ -81,15 +81,17 @@ class PsfImages:
         return result
 
 
-def _off_centre(images_PCYX: np.ndarray) -> Iterator[tuple[tuple[int, int], np.ndarray]]:
-    """Those whose core lies more than a sample from the middle, with its column and row."""
+def _off_centre(
+    images_PCYX: np.ndarray, step_pixel: float
+) -> Iterator[tuple[tuple[int, int], np.ndarray]]:
+    """Those whose core lies more than a pixel from the middle, with its column and row."""
     middle = images_PCYX.shape[-1] // 2
     axis = np.arange(images_PCYX.shape[-1])
     for index in np.ndindex(images_PCYX.shape[:2]):
         image = images_PCYX[index]
         core = np.where(image > image.max() / 2, image, 0.0)
         centre = np.array([core.sum(axis=0) @ axis, core.sum(axis=1) @ axis]) / core.sum()
-        if np.abs(centre - middle).max() > 1.0:
+        if np.abs(centre - middle).max() * step_pixel > 1.0:
             yield (index[0], index[1]), centre
 
 

@@ -444,7 +444,17 @@ def main() -> int:
             if stage == "infer" and "report" in chosen:
                 mocks = [str(made / "simulate"), "--model", str(made / "train")]
                 _ = do(
-                    ["infer", *mocks, "-o", str(made / "infer-mocks"), "-q", "--engine", "serial"]
+                    [
+                        "infer",
+                        *mocks,
+                        "-o",
+                        str(made / "infer-mocks"),
+                        "-q",
+                        "--engine",
+                        "serial",
+                        "--views",
+                        "8",
+                    ]
                 )
             if stage not in chosen:
                 continue

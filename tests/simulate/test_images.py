@@ -177,3 +177,14 @@ def test_real_stamps_and_psfs_can_be_used(real_data: Path) -> None:
     star = model.at(1000.0, 2000.0)
     fwhm = psfs.PsfImages(star[None, None], header["PSF_SAMP"]).fwhm_arcsec(1.0)
     assert float(fwhm[0, 0]) == pytest.approx(header["PSF_FWHM"], rel=0.15)
+
+
+def test_a_star_off_the_middle_of_its_image_is_refused() -> None:
+    """It would shift every object, and truth would not say so."""
+    axis = np.arange(-7, 8)
+    for shift, step in ((3, 1.0), (5, 0.5)):
+        star = np.exp(-((axis[None, :] - shift) ** 2 + axis[:, None] ** 2) / 4.0)
+        with pytest.raises(ValueError, match=f"column {7 + shift}.0, row 7.0 of 15"):
+            PsfImages(star[None, None], step_pixel=step)
+    star = np.exp(-((axis[None, :] - 0.6) ** 2 + axis[:, None] ** 2) / 4.0)
+    assert len(PsfImages(star[None, None])) == 1
