@@ -184,7 +184,7 @@ def test_a_star_off_the_middle_of_its_image_is_refused() -> None:
     axis = np.arange(-7, 8)
     for shift, step in ((3, 1.0), (5, 0.5)):
         star = np.exp(-((axis[None, :] - shift) ** 2 + axis[:, None] ** 2) / 4.0)
-        with pytest.raises(ValueError, match=f"column {7 + shift}.0, row 7.0 of 15"):
-            PsfImages(star[None, None], step_pixel=step)
+        with pytest.raises(ValueError, match=rf"column {7 + shift}\.0, row 7\.0 of 15"):
+            psfs.PsfImages(star[None, None], step_pixel=step)
     star = np.exp(-((axis[None, :] - 0.6) ** 2 + axis[:, None] ** 2) / 4.0)
-    assert len(PsfImages(star[None, None])) == 1
+    assert len(psfs.PsfImages(star[None, None])) == 1
