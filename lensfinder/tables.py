@@ -146,9 +146,8 @@ def read_labels(path: Path) -> dict[str, int]:
 def read_table(path: Path, id_column: str | None = None) -> Columns:
     """Read all columns of a CSV, TSV, ECSV, FITS, VOTable or Parquet file; refuse what is none."""
     if not path.is_file():
-        raise RequestError(
-            f"no such catalogue: {path}", "a CSV, TSV, ECSV, FITS, VOTable or Parquet file"
-        )
+        what = f"{path} is a folder" if path.is_dir() else f"no such catalogue: {path}"
+        raise RequestError(what, "a CSV, TSV, ECSV, FITS, VOTable or Parquet file")
     suffix = path.suffix.lower()
     try:
         if suffix in (".csv", ".tsv"):

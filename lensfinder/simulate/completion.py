@@ -127,6 +127,8 @@ def _complete_source(row: Row, given: Mapping[str, float], setting: Setting, z: 
     elif told_bands:
         band = told_bands[0]
         row["feature_mag_r"] = given[f"mag_source_{band}"] - float(row[f"feature_{band}_minus_r"])
+    elif math.isfinite(mag_r := _in_r(given, "mag_source_{}", "source", setting, z)):
+        row["feature_mag_r"] = mag_r
     else:
         row["feature_snr"] = value_or(given.get("source_snr"), _SOURCE_SNR)
 
@@ -139,7 +141,8 @@ def _complete_light(
     Returns what a disc with light lacks.
     """
     bands = setting.observation.bands
-    has_disc = any(math.isfinite(float(row[f"mag_disc_{band}"])) for band in bands)
+    disc_r = _in_r(given, "mag_disc_{}", "early_type", setting, z)
+    has_disc = math.isfinite(disc_r)
     needed = ("re_arcsec", "q", "pa_deg") if has_disc else ()
     problems = _missing(row, "disc", needed, "a disc with light")
     mag_r, r_e = _typical_light(setting, sigma_v, z)
@@ -147,8 +150,12 @@ def _complete_light(
     row["bulge_q"] = value_or(row["bulge_q"], float(row["q_lens"]))
     row["bulge_pa_deg"] = value_or(row["bulge_pa_deg"], float(row["pa_lens_deg"]))
     colours = _typical_colours(setting, "early_type", z)
+    if has_disc:
+        for band, colour in colours.items():
+            row[f"mag_disc_{band}"] = value_or(row[f"mag_disc_{band}"], disc_r + colour)
     told = {b: mag for b in bands if math.isfinite(mag := float(row[f"mag_bulge_{b}"]))}
-    if not told and has_disc:
+    bulge_r = _in_r(given, "mag_bulge_{}", "early_type", setting, z)
+    if has_disc and math.isnan(bulge_r):
         return problems  # a disc alone
     if not told:
         told = {b: mag for b in bands if math.isfinite(mag := float(row[f"mag_{b}"]))}
@@ -158,11 +165,24 @@ def _complete_light(
         band, mag = next(iter(told.items()))
         mag_r = mag - colours[band]
     else:
-        # As does that of r, which need not be rendered.
-        mag_r = value_or(given.get("mag_bulge_r"), value_or(given.get("mag_r"), mag_r))
+        # As does one in a band that is not rendered.
+        whole_r = _in_r(given, "mag_{}", "early_type", setting, z)
+        mag_r = value_or(bulge_r, value_or(whole_r, mag_r))
     for band, colour in colours.items():
         row[f"mag_bulge_{band}"] = value_or(row[f"mag_bulge_{band}"], mag_r + colour)
     return problems
+
+
+def _in_r(given: Mapping[str, float], name: str, family: str, setting: Setting, z: float) -> float:
+    """Magnitude in r by the first band that one is told in, rendered or not; else NaN."""
+    track = getattr(setting.population.colours, family)
+    for band in ("r", *sorted(setting.population.colours.bands())):
+        mag = given.get(name.format(band), math.nan)
+        if math.isfinite(mag):
+            (typical,) = track.typical((band,), z, population.generator(0, 10))
+            own = given.get(f"feature_{band}_minus_r") if family == "source" else None
+            return mag - value_or(own, typical)
+    return math.nan
 
 
 def _typical_light(setting: Setting, sigma_v: float, z: float) -> tuple[float, float]:

@@ -178,12 +178,12 @@ def _kept(
     if stored is None:
         return notices
     asked, survey_name, columns = inputs["seed"], inputs["sky"]["survey"], tables.names_of(path)
-    conditions = any(name.startswith(("psf_fwhm_", "sky_rms_")) for name in columns)
-    if survey_name != stored["sky"]["survey"] and conditions:
+    told = [band for band in inputs["sky"]["sky_rms_njy"] if f"sky_rms_{band}_njy" in columns]
+    if survey_name != stored["sky"]["survey"] and told:
         notices.append(
-            f"note: PSF and noise of each system stand in {path} and stay; survey "
-            f"'{survey_name}' gives the pixel scale. A table without the columns "
-            f"psf_fwhm_* and sky_rms_* gets those of '{survey_name}', too"
+            f"note: PSF and noise of each system in {','.join(told)} stand in {path} and stay; of "
+            f"survey '{survey_name}' are pixel scale and other bands. A table without the columns "
+            f"psf_fwhm_* and sky_rms_* gets all of '{survey_name}'"
         )
     if asked != stored["seed"] and "noise_seed" in columns:
         notices.append(

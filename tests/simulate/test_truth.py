@@ -193,7 +193,8 @@ def test_what_stays_of_the_table_beside_another_survey_and_seed_is_told(
         return [line for line in summary.lines if " stay" in line]
 
     conditions, noise = said("kept", where)
-    assert "survey 'des' gives the pixel scale" in conditions
+    assert "in g,r stand in" in conditions
+    assert "survey 'des' are pixel scale and other bands" in conditions
     assert "seed 7" in noise
     assert said("same", where, survey="kids", seed=config.load().run.seed) == []
     drawn = ("psf_fwhm_", "sky_rms_", "noise_seed", "noise_index")
@@ -233,6 +234,24 @@ def test_a_magnitude_in_r_tells_those_of_bands_that_are_rendered_without_it(tmp_
         run(tmp_path / folder, truth=str(own), size=21, bands=bands)
     both, one = (tables.read_columns(tmp_path / f / stage.TRUTH)["mag_g"] for f in ("both", "one"))
     assert both == pytest.approx(one)
+
+
+def test_light_that_is_told_in_one_band_is_known_in_all(tmp_path: Path) -> None:
+    """Of bulge, disc and source, whether that band is rendered or not."""
+    own = tmp_path / "own.csv"
+    own.write_text(
+        "id,theta_e_arcsec,z_lens,mag_bulge_i,disc_re_arcsec,disc_q,disc_pa_deg,mag_disc_i,"
+        "mag_source_i\na,1.0,0.35,18.6,1.5,0.6,30,18.9,23.5\n"
+    )
+    run(tmp_path / "all", truth=str(own), size=31, bands=("g", "r", "i"))
+    run(tmp_path / "some", truth=str(own), size=31, bands=("g", "r"))
+    whole, part = (tables.read_columns(tmp_path / f / stage.TRUTH) for f in ("all", "some"))
+    for band in "gr":
+        for name in (f"mag_{band}", f"mag_disc_{band}", f"mag_bulge_{band}", f"mag_source_{band}"):
+            assert part[name] == pytest.approx(whole[name], abs=2e-3), name
+    assert whole["mag_disc_g"] - whole["mag_disc_i"] == pytest.approx(
+        whole["mag_bulge_g"] - whole["mag_bulge_i"]
+    )
 
 
 def test_arcs_beyond_the_stamp_are_told(tmp_path: Path) -> None:
