@@ -302,8 +302,10 @@ def _plan_truth(
     )
     systems = truth.complete(table, setting, str(path), painted=bool(hosts), as_made=as_made)
     inputs["truth"], inputs["as_made"] = sha256_of(path), as_made
-    largest = max((float(row["theta_e_arcsec"]) for row in systems.rows), default=math.nan)
-    notices += _too_large(largest, keys["size"], inputs["sky"]["pixel_scale_arcsec"])
+    reach = [float(row["theta_e_arcsec"]) for row in systems.rows if row["kind"] == "lens"]
+    notices += _too_large(
+        max(reach, default=math.nan), keys["size"], inputs["sky"]["pixel_scale_arcsec"]
+    )
     if not hosts:
         return len(systems), []
     other = sorted({str(row["kind"]) for row in systems.rows} - set(_PAINTED))

@@ -256,7 +256,10 @@ def test_light_that_is_told_in_one_band_is_known_in_all(tmp_path: Path) -> None:
 
 def test_arcs_beyond_the_stamp_are_told(tmp_path: Path) -> None:
     own = tmp_path / "own.csv"
-    own.write_text("id,theta_e_arcsec\na,3.0\n")
+    own.write_text(
+        "id,kind,theta_e_arcsec,mag_bulge_r,bulge_re_arcsec,bulge_q,bulge_pa_deg,bulge_n\n"
+        "b,galaxy,,19,1,0.8,10,4\na,lens,3.0,,,,,\n"
+    )
     summary = run(tmp_path / "small", truth=str(own), size=21, bands=("r",))
     assert any('Einstein radii reach 3"' in line for line in summary.lines)
     summary = run(tmp_path / "large", truth=str(own), size=61, bands=("r",))
