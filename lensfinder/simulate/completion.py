@@ -154,8 +154,8 @@ def _complete_light(
         for band, colour in colours.items():
             row[f"mag_disc_{band}"] = value_or(row[f"mag_disc_{band}"], disc_r + colour)
     told = {b: mag for b in bands if math.isfinite(mag := float(row[f"mag_bulge_{b}"]))}
-    bulge_r = _in_r(given, "mag_bulge_{}", "early_type", setting, z)
-    if has_disc and math.isnan(bulge_r):
+    bulge_r = math.nan if told else _in_r(given, "mag_bulge_{}", "early_type", setting, z)
+    if has_disc and not told and math.isnan(bulge_r):
         return problems  # a disc alone
     if not told:
         told = {b: mag for b in bands if math.isfinite(mag := float(row[f"mag_{b}"]))}

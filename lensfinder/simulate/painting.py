@@ -159,8 +159,7 @@ def repaint(
     rows = [
         row | {name: value for name, value in of_host.items() if name not in told}
         for row, of_host in (
-            (row, _of_host(pixels["image"][k], pixels["mask"][k] == 0, catalog[k], setting))
-            for k, row in enumerate(rows)
+            (row, _of_host(_sky_rms(pixels, k), catalog[k], setting)) for k, row in enumerate(rows)
         )
     ]
     image_NCHW, measured = _paint(pixels["image"], rows, setting, noise)
@@ -207,13 +206,14 @@ def _read(
     return pixels, catalog
 
 
-def _of_host(
-    image_CYX: np.ndarray, good_CYX: np.ndarray, entry: Mapping[str, Any], setting: Setting
-) -> dict[str, float]:
-    """What a host's stamp and catalogue say: seeing, noise, magnitudes, and where its centre is."""
+def _sky_rms(pixels: Mapping[str, np.ndarray], k: int) -> np.ndarray:
+    return hosts.measure_sky(pixels["image"][k], pixels["mask"][k] == 0)[1]
+
+
+def _of_host(rms_C: np.ndarray, entry: Mapping[str, Any], setting: Setting) -> dict[str, float]:
+    """What a host's sky and catalogue say: seeing, noise, magnitudes, and where its centre is."""
     bands, sky = setting.observation.bands, setting.sky
     found = {name: float(entry[name]) for name in ("dx", "dy")}
-    _, rms_C = hosts.measure_sky(image_CYX, good_CYX)
     for band, rms in zip(bands, rms_C, strict=True):
         fwhm = float(entry.get(f"psf_fwhm_{band}_arcsec", math.nan))
         found[f"psf_fwhm_{band}_arcsec"] = fwhm if fwhm > 0 else sky.psf_fwhm_arcsec[band]
@@ -240,8 +240,8 @@ def _draw_row(
     population, observation = setting.population, setting.observation
     bands, reference = observation.bands, observation.reference_band
     scale = observation.pixel_scale_arcsec
-    level_C, _ = hosts.measure_sky(image_CYX, good_CYX)
-    of_host = _of_host(image_CYX, good_CYX, entry, setting)
+    level_C, rms_C = hosts.measure_sky(image_CYX, good_CYX)
+    of_host = _of_host(rms_C, entry, setting)
     c = bands.index(reference)
     centre = observation.size // 2
     shape = hosts.measure_shape(

@@ -142,7 +142,7 @@ def plan_request(config: Config) -> Request:
             )
     count = chosen.count
     if chosen.truth is not None:
-        count, hosts = _plan_truth(chosen.truth, inputs, keys, hosts, real, notices)
+        count, hosts = _plan_truth(chosen.truth, stored, inputs, keys, hosts, real, notices)
         notices += _kept(chosen, count, stored, inputs)
     drawn = chosen.truth is None and population.forecast is None
     largest = population.lens.theta_e_arcsec.support()[1] if drawn else math.nan
@@ -281,6 +281,7 @@ def _sky_kept(stored: Mapping[str, Any], bands: tuple[str, ...]) -> dict[str, An
 
 def _plan_truth(
     path: Path,
+    stored: Mapping[str, Any] | None,
     inputs: dict[str, Any],
     keys: dict[str, Any],
     hosts: list[Host],
@@ -294,7 +295,6 @@ def _plan_truth(
 
     setting = Setting.of({"simulate": keys, **inputs}, load(real) if real else None)
     table = truth.read(path)
-    stored = _stored_with(path)
     as_made = stored is not None and (
         stored["sky"] == inputs["sky"]
         and all(stored["simulate"][name] == keys[name] for name in ("bands", "size"))
