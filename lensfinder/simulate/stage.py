@@ -77,7 +77,7 @@ def do(unit: Unit) -> Receipt:
     finally:
         torch.set_num_threads(threads)
     count = len(mocks.image_NCHW)
-    shards.write(
+    digest = shards.write(
         unit.product,
         shards.Header(
             stage="simulate",
@@ -97,7 +97,7 @@ def do(unit: Unit) -> Receipt:
             "reason": [""] * count,
         },
     )
-    return Receipt(count, count)
+    return Receipt(count, count, sha256=digest)
 
 
 def _make(unit: Unit, setting: Setting) -> Mocks:
