@@ -36,12 +36,17 @@ USUAL_NAMES = {
 
 
 def plain(column: Any) -> NDArray[Any]:
-    """Return the values of astropy's `column`; angles in degrees, masked ones empty or NaN."""
+    """Return the values of astropy's `column`; angles in degrees, masked ones empty or NaN.
+
+    Hours of a right ascension are an angle, too, whose unit many files call that of time.
+    """
     from astropy import units
 
     values = np.asarray(column)
     if column.unit is not None and column.unit.is_equivalent(units.deg):
         values = values * column.unit.to(units.deg)
+    elif column.unit == units.hour and key(column.name) in USUAL_NAMES["ra"]:
+        values = values * 15.0
     mask = np.asarray(getattr(column, "mask", False))
     if not mask.any():
         return values

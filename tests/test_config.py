@@ -181,3 +181,24 @@ def test_every_key_says_what_it_is() -> None:
     for name in config.Config.model_fields:
         for key, field in config.section_model(name).model_fields.items():
             assert field.description, f"{name}.{key}"
+
+
+def test_a_comma_divides_what_is_not_one_thing(tmp_path: Path) -> None:
+    (tmp_path / "tiles, deep").mkdir()
+    path = write(
+        tmp_path,
+        """
+        [cutout]
+        tiles = "tiles, deep"
+        bands = "g, r"
+        [infer]
+        model = "a.safetensors,b.safetensors"
+        [slurm]
+        options = "--exclude=n1,n2, --qos=long"
+        """,
+    )
+    read = config.load(path)
+    assert read.cutout.tiles == (tmp_path / "tiles, deep",)
+    assert read.cutout.bands == ("g", "r")
+    assert read.infer.model == (tmp_path / "a.safetensors", tmp_path / "b.safetensors")
+    assert read.slurm.options == ("--exclude=n1,n2", "--qos=long")

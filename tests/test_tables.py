@@ -140,6 +140,10 @@ def test_angles_with_a_unit_become_degrees(tmp_path: Path) -> None:
     read = tables.read_catalog(tmp_path / "c.ecsv")
     assert read["ra"][0] == pytest.approx(15)
     assert read["dec"][0] == pytest.approx(np.degrees(0.5))
+    # Many call the unit of a right ascension that of time.
+    table["ra"].unit, table["dec"].unit = "h", "deg"
+    table.write(tmp_path / "c.vot", format="votable")
+    assert tables.read_catalog(tmp_path / "c.vot")["ra"][0] == pytest.approx(15)
 
 
 @pytest.mark.parametrize(

@@ -6,14 +6,14 @@ from typing import Literal
 
 from pydantic import Field
 
-from lensfinder.config.fields import POSITIONAL, InputPath, Listed
+from lensfinder.config.fields import POSITIONAL, InputPath, ListedPaths
 from lensfinder.config.targets import TargetsConfig
 
 
 class CutoutConfig(TargetsConfig):
     """`cutout`: FITS tiles to stamps."""
 
-    tiles: Listed[InputPath] = Field(
+    tiles: ListedPaths[InputPath] = Field(
         (), description="FITS files, or folders of them.", json_schema_extra=POSITIONAL
     )
     variance: bool = Field(False, description="Store the variance of each pixel, too.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,6 +37,21 @@ def _split(value: object) -> object:
     return (value,) if isinstance(value, (Path, int, float)) else value
 
 
+def _split_paths(value: object, info: ValidationInfo) -> object:
+    """Take a text that names something for one path, commas and all."""
+    if isinstance(value, str):
+        base = Path((info.context or {}).get("base") or "")
+        return (value,) if os.path.exists(base / value) else _split(value)
+    return _split(value)
+
+
+def _split_options(value: object) -> object:
+    """Options of another program may hold commas: the next one begins with a dash."""
+    if isinstance(value, str):
+        return tuple(part for part in re.split(r",\s*(?=-)", value.strip()) if part)
+    return value
+
+
 def _odd(value: int) -> int:
     if value % 2 == 0:
         raise ValueError(f"{value} is even; a stamp has a central pixel, so its size is odd")
@@ -48,6 +64,8 @@ InputPath = Annotated[Path, AfterValidator(_resolve)]
 ModelPath = Annotated[Path, AfterValidator(_resolve_model)]
 NameOrFile = Annotated[str, AfterValidator(_resolve_name)]
 Listed = Annotated[tuple[_T, ...], BeforeValidator(_split)]
+ListedPaths = Annotated[tuple[_T, ...], BeforeValidator(_split_paths)]
+ListedOptions = Annotated[tuple[str, ...], BeforeValidator(_split_options)]
 OddSize = Annotated[int, Field(ge=9, le=1023), AfterValidator(_odd)]
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 

@@ -12,6 +12,7 @@ from lensfinder.config.fields import (
     POSITIONAL,
     InputPath,
     Listed,
+    ListedPaths,
     ModelPath,
 )
 from lensfinder.config.targets import TargetsConfig
@@ -20,12 +21,12 @@ from lensfinder.config.targets import TargetsConfig
 class InferConfig(TargetsConfig):
     """`infer`: score stamps, or tiles straight away."""
 
-    inputs: Listed[InputPath] = Field(
+    inputs: ListedPaths[InputPath] = Field(
         (),
         description="Cutout or mock folders, shards, FITS tiles, or folders of stamps.",
         json_schema_extra=POSITIONAL,
     )
-    model: Listed[ModelPath] = Field(
+    model: ListedPaths[ModelPath] = Field(
         (),
         description="Model file, the folder `train` wrote, or a model that comes along by its name "
         "(`lensfinder networks --models`). Given several times, the models' mean logit and its "

@@ -6,13 +6,21 @@ from typing import Annotated
 
 from pydantic import Field
 
-from lensfinder.config.fields import INPUT, NO_OUTPUT, POSITIONAL, InputPath, Listed, Section
+from lensfinder.config.fields import (
+    INPUT,
+    NO_OUTPUT,
+    POSITIONAL,
+    InputPath,
+    Listed,
+    ListedPaths,
+    Section,
+)
 
 
 class ReportConfig(Section):
     """`report`: scores to thresholds, candidates and a page."""
 
-    scores: Listed[InputPath] = Field(
+    scores: ListedPaths[InputPath] = Field(
         (), description="Score folders with labels (mocks).", json_schema_extra=POSITIONAL
     )
     sky: InputPath | None = Field(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, field_validator
 
-from lensfinder.config.fields import Listed, Section
+from lensfinder.config.fields import ListedOptions, Section
 
 
 class SlurmConfig(Section):
@@ -31,10 +31,10 @@ class SlurmConfig(Section):
     train_gpus: int = Field(
         0, ge=0, le=64, description="GPUs a node to train with, a rank each; 0: a rank a node."
     )
-    options: Listed[str] = Field(
+    options: ListedOptions = Field(
         (), description="More options of sbatch for every job, such as --qos=long."
     )
-    train_options: Listed[str] = Field(
+    train_options: ListedOptions = Field(
         (), description="More options of sbatch for training, such as --partition=gpu."
     )
     interface: str = Field(

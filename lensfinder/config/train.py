@@ -12,7 +12,7 @@ from lensfinder.config.fields import (
     POSITIONAL,
     Fraction,
     InputPath,
-    Listed,
+    ListedPaths,
     ModelPath,
     Section,
 )
@@ -23,7 +23,7 @@ _SHARE_LEFT = 0.1  # smallest share of a stamp's side that zoom may leave to see
 class TrainConfig(Section):
     """`train`: shards to a model."""
 
-    shards: Listed[InputPath] = Field(
+    shards: ListedPaths[InputPath] = Field(
         (), description="Folders of mock or labelled shards.", json_schema_extra=POSITIONAL
     )
     network: str = Field("lensnet", description="Architecture, see `lensfinder networks`.")

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from lensfinder import checkpoint
-from lensfinder.errors import MismatchError
+from lensfinder.errors import MismatchError, RequestError
 from lensfinder.infer import forward
 from lensfinder.model import Model, Spec
 
@@ -96,13 +96,16 @@ def load(paths: Sequence[Path], *, verify: bool = True) -> Ensemble:
     Raises
     ------
     RequestError
-        If one is missing, damaged, or not a model.
+        If one is missing, damaged, or not a model, or given twice: its vote would count double.
     MismatchError
         If the members take different stamps, or golden logits differ.
     """
     members = tuple(checkpoint.load(path, verify=verify) for path in paths)
     first = members[0]
+    known: dict[str, Path] = {}
     for path, member in zip(paths, members, strict=True):
+        if (same := known.setdefault(member.model_id, path)) is not path:
+            raise RequestError(f"{path} is the model that {same} is", "each model once")
         differing = [
             f"{name} {getattr(member.spec, name)} and {getattr(first.spec, name)}"
             for name in ("bands", "size", "pixel_scale_arcsec", "stretched")

@@ -169,10 +169,13 @@ def _nearest_key(where: tuple[int | str, ...]) -> str:
     """The key that a misspelt one was probably meant to be, among those of its section."""
     model: Any = Population
     for part in where[:-1]:
-        field = getattr(model, "model_fields", {}).get(str(part))
-        if field is None or not hasattr(field.annotation, "model_fields"):
+        field = model.model_fields.get(str(part))
+        # A section that may be left out is a union with None.
+        meant = () if field is None else (field.annotation, *get_args(field.annotation))
+        sections_meant = [one for one in meant if hasattr(one, "model_fields")]
+        if not sections_meant:
             return "a key that `general` has there"
-        model = field.annotation
+        model = sections_meant[0]
     return nearest(
         str(where[-1]), [*model.model_fields, "base"] if model is Population else model.model_fields
     )

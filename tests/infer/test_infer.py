@@ -339,15 +339,17 @@ def test_an_ensemble_adds_the_spread_and_embedding_the_features(
     cutouts: Path, model: tuple[Model, Path], scored: Path, tmp_path: Path
 ) -> None:
     infer = {"inputs": (cutouts,), "candidates": 0}
-    # A folder that `train` wrote stands for all its members.
-    for name in ("a", "b"):
-        shutil.copy(model[1], tmp_path / f"{name}.safetensors")
+    # A folder that `train` wrote stands for all its members; these differ in calibration alone.
+    shutil.copy(model[1], tmp_path / "a.safetensors")
+    checkpoint.save(tmp_path / "b.safetensors", replace(model[0], temperature=1.0))
     members = [{"product": "a.safetensors"}, {"product": "b.safetensors"}]
     write_json(tmp_path / INDEX, {"stage": "train", "products": members})
     run("infer", tmp_path / "twice", infer={**infer, "model": (tmp_path,)})
     assert_same(scores_of(scored), scores_of(tmp_path / "twice"))
     columns = tables.read_columns(products_of(tmp_path / "twice")[0])
     assert not columns["logit_std"].any()
+    with pytest.raises(RequestError, match=r"a\.safetensors is the model that .* is"):
+        run("infer", tmp_path / "no", infer={**infer, "model": (model[1], tmp_path)})
     run("infer", tmp_path / "seen", infer={**infer, "model": (model[1],), "embed": True})
     columns = tables.read_columns(products_of(tmp_path / "seen")[0])
     features = np.column_stack([columns[name] for name in embedding_names(columns)])

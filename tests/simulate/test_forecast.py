@@ -171,6 +171,7 @@ def test_a_recipe_of_ones_own_stands_on_a_base() -> None:
         (own.replace("'general'", "'genral'"), "base is 'genral'; expected a recipe"),
         (own.replace("name = 'mine'\n", ""), "name: Field required"),
         (own.replace("[lens]", "[lenz]"), "lenz: unknown key; expected 'lens'"),
+        (own + "[lenticular]\nfractoin = 0.1\n", "lenticular.fractoin: unknown key; expected 'fr"),
         (text[: text.index("[group]")] + text[text.index("[artefact]") :], r"no section \[group\]"),
     ):
         with pytest.raises(RecipeError, match=message):
