@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,24 +36,57 @@ USUAL_NAMES = {
     "dec": ("dec", "decdeg", "decj2000", "dej2000", "deltaj2000", "deicrs", "declination", "delta"),
 }
 
+# How units of positions are written, in degrees. Hours are those of a right ascension, an angle,
+# whose unit many call that of time.
+_DEGREES = {
+    **dict.fromkeys(("", "deg", "degs", "degree", "degrees", "degr", "°"), 1.0),
+    **dict.fromkeys(("h", "hr", "hrs", "hour", "hours", "hourangle", "h:m:s"), 15.0),
+    **dict.fromkeys(("rad", "rads", "radian", "radians"), math.degrees(1)),
+}
 
-def plain(column: Any) -> NDArray[Any]:
-    """Return the values of astropy's `column`; angles in degrees, masked ones empty or NaN.
 
-    Hours of a right ascension are an angle, too, whose unit many files call that of time.
-    """
+class Listed(dict[str, NDArray[Any]]):
+    """Columns as they stand in a file, and their units as written there."""
+
+    def __init__(self, columns: Mapping[str, NDArray[Any]], units: Mapping[str, str]) -> None:
+        super().__init__(columns)
+        self.units = dict(units)
+
+    def unit(self, column: str) -> str:
+        """Name the unit of a column, which some write behind its name; empty where none is told."""
+        behind = re.search(r"\[([^\]]*)\]\s*$", column)
+        return self.units.get(column) or (behind[1].strip() if behind else "")
+
+    def convert(self) -> None:
+        """Put columns whose unit is known by their name, such as ``…_arcsec``, into it."""
+        for name, said in self.units.items():
+            wanted = schema.unit_of(name)
+            if said and wanted and self[name].dtype.kind in "iuf":
+                self[name] = self[name] * _factor(said, wanted)
+
+
+def _factor(said: str, wanted: str) -> float:
+    """Return what numbers in one unit are to be multiplied by; 1 where they have no relation."""
     from astropy import units
 
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        given = units.Unit(said, parse_strict="silent")
+    if isinstance(given, units.UnrecognizedUnit) or not given.is_equivalent(units.Unit(wanted)):
+        return 1.0
+    return float(given.to(units.Unit(wanted)))
+
+
+def plain(column: Any) -> NDArray[Any]:
+    """Return the values of astropy's `column`: text decoded, masked ones empty or NaN."""
     values = np.asarray(column)
-    if column.unit is not None and column.unit.is_equivalent(units.deg):
-        values = values * column.unit.to(units.deg)
-    elif column.unit == units.hour and key(column.name) in USUAL_NAMES["ra"]:
-        values = values * 15.0
     mask = np.asarray(getattr(column, "mask", False))
+    if values.dtype.kind == "S" or (mask.any() and values.dtype.kind in "OU"):
+        values = np.array([text(value) for value in values.ravel()], dtype=object)
+        values = values.reshape(np.shape(column))
+        return np.where(mask, "", values)
     if not mask.any():
         return values
-    if values.dtype.kind in "OUS":
-        return np.where(mask, "", np.array([text(value) for value in values], dtype=object))
     if values.dtype.kind in "iu":
         # Ids may be larger than what a float64 tells apart.
         exact = values.astype(object)
@@ -127,6 +162,25 @@ def numbers(path: Path, raw: Mapping[str, NDArray[Any]], column: str) -> NDArray
     if values.ndim != 1:
         raise RequestError(f"{path}: column '{column}' has {values.shape[1:]} values a row", "one")
     return values
+
+
+def degrees(path: Path, raw: Listed, column: str) -> NDArray[np.float64]:
+    """Return angles in degrees, whatever the file has them in.
+
+    Raises
+    ------
+    RequestError
+        If the column is not numeric, or its unit is not known.
+    """
+    said = raw.unit(column)
+    factor = _DEGREES.get(re.sub(r"[\s._]", "", said.lower()))
+    if factor is None:
+        factor = _factor(said, "deg")
+        if factor == 1.0:
+            raise RequestError(
+                f"{path}: column '{column}' is in '{said}'", "an angle in deg, hourangle or rad"
+            )
+    return numbers(path, raw, column) * factor
 
 
 def refuse(path: Path, bad: NDArray[np.bool_], what: str, expected: str) -> None:

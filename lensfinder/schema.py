@@ -74,7 +74,7 @@ CATALOG_COLUMNS = (
     Column("y", "float64", "pix", "position in the tile, 0-based"),
     Column("dx", "float32", "pix", "target minus centre of the central pixel"),
     Column("dy", "float32", "pix", "target minus centre of the central pixel"),
-    Column("mag_<band>", "float32", "mag", "AB magnitude"),
+    Column("mag_<band>", "float32", "mag", "AB magnitude; of a mock that of its smooth host"),
     Column("psf_fwhm_<band>_arcsec", "float32", "arcsec", "FWHM of the PSF as observed"),
     Column(
         "psf_source", "str", "", "where psf_fwhm is from: psfex, header, picture, stars or survey"

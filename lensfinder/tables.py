@@ -27,6 +27,8 @@ Columns = dict[str, NDArray[Any]]
 _UCDS = {"id": "meta.id;meta.main", "ra": "pos.eq.ra;meta.main", "dec": "pos.eq.dec;meta.main"}
 # What lies beyond, either way, stands for a magnitude that nobody measured.
 _FAINTEST_MAGNITUDE = 50.0
+# Maps of dust may fall a little below zero, by their noise; -1 stands for nothing known.
+_LEAST_EXTINCTION = -0.5
 
 
 def read_catalog(path: Path, columns: Mapping[str, str] | None = None) -> Columns:
@@ -44,7 +46,8 @@ def read_catalog(path: Path, columns: Mapping[str, str] | None = None) -> Column
     dict
         ``id`` (text), ``ra``, ``dec`` (deg), every ``mag_<band>`` and ``extinction_<band>`` found,
         ``ebv`` (mag) where E(B-V) is listed, redshifts (`catalogs.REDSHIFT_NAMES`), and what
-        `columns` names beside. Magnitudes that stand for none, such as -99 or 99, are NaN.
+        `columns` names beside. Magnitudes and extinctions that stand for none, such as -99 or 99,
+        are NaN.
 
     Raises
     ------
@@ -58,7 +61,7 @@ def read_catalog(path: Path, columns: Mapping[str, str] | None = None) -> Column
         "id": np.array([catalogs.text(value) for value in raw[found["id"]]], dtype=object)
     }
     for name in ("ra", "dec"):
-        catalog[name] = catalogs.numbers(path, raw, found[name])
+        catalog[name] = catalogs.degrees(path, raw, found[name])
     for name, column in catalogs.by_band(path, raw, columns or {}).items():
         catalog[name] = catalogs.numbers(path, raw, column).astype(np.float32)
     for column in raw:
@@ -75,6 +78,8 @@ def read_catalog(path: Path, columns: Mapping[str, str] | None = None) -> Column
     for name, values in catalog.items():
         if name.startswith("mag_"):
             values[np.abs(values) > _FAINTEST_MAGNITUDE] = np.nan
+        elif name.startswith("extinction_") or name == "ebv":
+            values[(values < _LEAST_EXTINCTION) | (values > _FAINTEST_MAGNITUDE)] = np.nan
     catalogs.check_rows(path, catalog)
     return catalog
 
@@ -102,7 +107,7 @@ def read_positions(path: Path, extras: Mapping[str, Sequence[str]]) -> Columns:
     """
     raw = read_table(path, None)
     found = {
-        name: catalogs.numbers(path, raw, catalogs.find(path, raw, name, {}))
+        name: catalogs.degrees(path, raw, catalogs.find(path, raw, name, {}))
         for name in ("ra", "dec")
     }
     catalogs.check_positions(path, found["ra"], found["dec"])
@@ -143,7 +148,7 @@ def read_labels(path: Path) -> dict[str, int]:
     return labels
 
 
-def read_table(path: Path, id_column: str | None = None) -> Columns:
+def read_table(path: Path, id_column: str | None = None) -> catalogs.Listed:
     """Read all columns of a CSV, TSV, ECSV, FITS, VOTable or Parquet file; refuse what is none."""
     if not path.is_file():
         what = f"{path} is a folder" if path.is_dir() else f"no such catalogue: {path}"
@@ -151,9 +156,11 @@ def read_table(path: Path, id_column: str | None = None) -> Columns:
     suffix = path.suffix.lower()
     try:
         if suffix in (".csv", ".tsv"):
-            return _read_csv(path, id_column, "\t" if suffix == ".tsv" else ",")
+            return catalogs.Listed(
+                _read_csv(path, id_column, "\t" if suffix == ".tsv" else ","), {}
+            )
         if suffix == ".parquet":
-            return _read_parquet(path, id_column)
+            return catalogs.Listed(_read_parquet(path, id_column), {})
         formats = {".ecsv": "ascii.ecsv", ".vot": "votable", ".xml": "votable"}
         fits = {".fits": "fits", ".fit": "fits", ".gz": "fits"}
         if suffix not in formats | fits:
@@ -168,7 +175,7 @@ def read_table(path: Path, id_column: str | None = None) -> Columns:
         raise RequestError(f"{path} can't be read as a catalogue: {reason}") from error
 
 
-def _read_astropy(path: Path, kind: str) -> Columns:
+def _read_astropy(path: Path, kind: str) -> catalogs.Listed:
     from astropy.table import Table
 
     from lensfinder.footprints import READ_ERRORS
@@ -180,7 +187,10 @@ def _read_astropy(path: Path, kind: str) -> Columns:
             if kind == "fits":
                 _refuse_unfilled(path)
             loaded = Table.read(path, format=kind)
-            return {name: catalogs.plain(loaded[name]) for name in loaded.colnames}
+            return catalogs.Listed(
+                {name: catalogs.plain(loaded[name]) for name in loaded.colnames},
+                {name: str(loaded[name].unit or "") for name in loaded.colnames},
+            )
     except READ_ERRORS as error:
         raise ValueError(str(error) or type(error).__name__) from error
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from astropy.io import fits
 from astropy.table import MaskedColumn, Table
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -140,10 +141,41 @@ def test_angles_with_a_unit_become_degrees(tmp_path: Path) -> None:
     read = tables.read_catalog(tmp_path / "c.ecsv")
     assert read["ra"][0] == pytest.approx(15)
     assert read["dec"][0] == pytest.approx(np.degrees(0.5))
-    # Many call the unit of a right ascension that of time.
-    table["ra"].unit, table["dec"].unit = "h", "deg"
-    table.write(tmp_path / "c.vot", format="votable")
-    assert tables.read_catalog(tmp_path / "c.vot")["ra"][0] == pytest.approx(15)
+
+
+@pytest.mark.parametrize(
+    ("unit", "ra_deg"),
+    [
+        ("deg", 1.0),
+        *((hours, 15.0) for hours in ("h", "hr", "hours", "hourangle", "h:m:s")),
+        *((radians, np.degrees(1)) for radians in ("rad", "radian", "rads")),
+        ("arcmin", 1 / 60),
+        ("furlong", None),
+        ("km", None),
+    ],
+)
+def test_a_unit_of_positions_is_heeded_however_it_is_spelt(
+    tmp_path: Path, unit: str, ra_deg: float | None
+) -> None:
+    position = [fits.Column(name, "D", array=[1.0], unit=unit) for name in ("ra", "dec")]
+    position[1].unit = "deg"
+    columns = [fits.Column("id", "1A", array=["a"]), *position]
+    fits.BinTableHDU.from_columns(columns).writeto(tmp_path / "c.fits")
+    (tmp_path / "c.csv").write_text(f"id,RA[{unit}],Dec[deg]\na,1,1\n")
+    for path in (tmp_path / "c.fits", tmp_path / "c.csv"):
+        if ra_deg is None:
+            with pytest.raises(RequestError, match=f"is in '{unit}'; expected an angle"):
+                tables.read_catalog(path)
+        else:
+            assert tables.read_catalog(path)["ra"][0] == pytest.approx(ra_deg)
+
+
+def test_only_positions_become_degrees(tmp_path: Path) -> None:
+    table = Table({"id": ["a"], "ra": [1.0], "dec": [0.5], "size": [2.0]})
+    table["size"].unit = "arcsec"
+    for name in ("c.fits", "c.ecsv", "c.vot"):
+        table.write(tmp_path / name, **({"format": "votable"} if name == "c.vot" else {}))
+        assert tables.read_catalog(tmp_path / name, {"size": "size"})["size"][0] == 2.0
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ A tile's detections are a product of their own, ``targets/<tile>.parquet``; wher
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -172,11 +171,4 @@ def collect(
     )
     ownership = assign(merged["ra"], merged["dec"], prints)
     keeper = np.repeat(np.arange(len(lists)), [len(columns["ra"]) for columns in lists])
-    return files, prints, merged, _led_by(ownership, keeper)
-
-
-def _led_by(ownership: Ownership, keeper_N: NDArray[np.int64]) -> Ownership:
-    """Put the tile that kept a detection first, whatever the distances say."""
-    order = ownership.order_NT.copy()
-    rank = np.argsort(order != keeper_N[:, None], axis=1, kind="stable")
-    return replace(ownership, order_NT=np.take_along_axis(order, rank, axis=1))
+    return files, prints, merged, ownership.led_by(keeper)

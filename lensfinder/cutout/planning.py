@@ -144,7 +144,7 @@ class Plan:
 
     def _split(self, name: str, rows: NDArray[np.int64], tried: tuple[int, ...]) -> Iterator[Job]:
         t = tried[-1]
-        x, y = self.ownership.x_NT[rows, t], self.ownership.y_NT[rows, t]
+        x, y = self.ownership.positions(t, rows)
         # Row order, so that a tile is read from its beginning to its end.
         order = np.lexsort((x, y))
         rows, x, y = rows[order], x[order], y[order]
@@ -220,7 +220,12 @@ def plan_targets(
     corrected: list[str] = []
     if config.deredden:
         by_ebv = survey.dust.coefficients if survey.dust else {}
-        targets, corrected = dereddened(targets, survey.bands, by_ebv)
+        targets, corrected, unknown = dereddened(targets, survey.bands, by_ebv)
+        if unknown:
+            run.notices.append(
+                f"note: no extinction is known of {counted(unknown, 'object')}, whose magnitudes "
+                "are as they were"
+            )
         if "ebv" in targets and not corrected:
             run.notices.append(
                 f"note: E(B-V) is listed, but {survey.name} has no [dust] coefficients: magnitudes "
@@ -251,7 +256,7 @@ def plan_targets(
     return Plan(
         readable,
         {name: values[chosen] for name, values in targets.items()},
-        Ownership(ownership.order_NT[chosen], ownership.x_NT[chosen], ownership.y_NT[chosen]),
+        ownership.of(chosen),
         share,
         selection,
         max(64, _UNIT_BYTES // per_target),

@@ -85,14 +85,14 @@ def respelled(columns: Columns, bands: Sequence[str]) -> dict[str, NDArray[Any]]
 
 def dereddened(
     columns: Columns, bands: Sequence[str], coefficients: Mapping[str, float]
-) -> tuple[dict[str, NDArray[Any]], list[str]]:
+) -> tuple[dict[str, NDArray[Any]], list[str], int]:
     """Correct magnitudes for the dust of the Milky Way.
 
     Parameters
     ----------
     columns : mapping of name to (N,) array
-        ``extinction_<band>`` in mag is taken off ``mag_<band>``. Without it, ``ebv`` in mag counts,
-        where it is known.
+        ``extinction_<band>`` in mag is taken off ``mag_<band>``; where it is not known, what
+        ``ebv`` in mag says; where nothing is known, nothing.
     bands : sequence of str
     coefficients : mapping of band to float
         Extinction for E(B-V) = 1.
@@ -103,18 +103,25 @@ def dereddened(
         Without the extinctions.
     corrected : list of str
         Bands that were.
+    unknown : int
+        Objects with a magnitude in such a band, and nothing known of the dust before them.
     """
     named = dict(columns)
     corrected = []
+    unknown_N = np.zeros(len(next(iter(columns.values()), ())), dtype=bool)
     for band in bands:
-        extinction = named.get(f"extinction_{band}")
-        if extinction is None and band in coefficients and "ebv" in named:
-            extinction = coefficients[band] * named["ebv"]
-        if extinction is not None and f"mag_{band}" in named:
-            named[f"mag_{band}"] = (named[f"mag_{band}"] - extinction).astype(np.float32)
-            corrected.append(band)
+        said = [named[f"extinction_{band}"]] if f"extinction_{band}" in named else []
+        if band in coefficients and "ebv" in named:
+            said.append(coefficients[band] * named["ebv"])
+        if not said or f"mag_{band}" not in named:
+            continue
+        extinction = said[0] if len(said) == 1 else np.where(np.isfinite(said[0]), *said)
+        unknown_N |= ~np.isfinite(extinction) & np.isfinite(named[f"mag_{band}"])
+        taken_off = np.nan_to_num(extinction, nan=0.0)
+        named[f"mag_{band}"] = (named[f"mag_{band}"] - taken_off).astype(np.float32)
+        corrected.append(band)
     kept = {name: v for name, v in named.items() if not name.startswith("extinction_")}
-    return kept, corrected
+    return kept, corrected, int(unknown_N.sum())
 
 
 _PER_BAND = ("mag", "extinction")

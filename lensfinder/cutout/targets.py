@@ -7,7 +7,7 @@ for it, in order of distance, if that tile fails.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,32 +21,58 @@ SAME_OBJECT_ARCSEC = 1.0
 
 @dataclass(frozen=True)
 class Ownership:
-    """Who covers which target.
+    """Which tiles cover which of N targets: P pairs of both, since few tiles cover the same place.
 
     Attributes
     ----------
-    order_NT : (N, T) int64
-        Tiles by distance of their centre, nearest first; -1 where no further tile covers it.
-    x_NT, y_NT : (N, T) float64
-        Pixel position in each tile (not in that order), NaN where not covered.
+    count : int
+        N.
+    target_P, tile_P : (P,) int64
+        By target; the pairs of one from the tile that owns it to the last that may stand in.
+    x_P, y_P : (P,) float64
+        Pixel position of that target in that tile.
     """
 
-    order_NT: NDArray[np.int64]
-    x_NT: NDArray[np.float64]
-    y_NT: NDArray[np.float64]
+    count: int
+    target_P: NDArray[np.int64]
+    tile_P: NDArray[np.int64]
+    x_P: NDArray[np.float64]
+    y_P: NDArray[np.float64]
 
     @property
     def owner_N(self) -> NDArray[np.int64]:
         """Index of the owning tile, -1 where no tile covers the target."""
-        return self.order_NT[:, 0]
+        owner = np.full(self.count, -1)
+        first = np.diff(self.target_P, prepend=-1) != 0
+        owner[self.target_P[first]] = self.tile_P[first]
+        return owner
+
+    def positions(
+        self, tile: int, rows: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return pixel positions x, y of targets in a tile that covers them."""
+        pairs = np.flatnonzero(self.tile_P == tile)
+        pairs = pairs[np.searchsorted(self.target_P[pairs], rows)]
+        return self.x_P[pairs], self.y_P[pairs]
 
     def without(self, failed: Sequence[int]) -> Ownership:
         """Return the ownership with the tiles `failed` taken out."""
-        order = self.order_NT.copy()
-        order[np.isin(order, list(failed))] = -1
-        # A stable sort by "is there a tile" closes the gaps and keeps the order of distance.
-        rank = np.argsort(order < 0, axis=1, kind="stable")
-        return Ownership(np.take_along_axis(order, rank, axis=1), self.x_NT, self.y_NT)
+        return self._pairs(~np.isin(self.tile_P, list(failed)))
+
+    def of(self, chosen_N: NDArray[np.bool_]) -> Ownership:
+        """Return the ownership of some of the targets, counted anew."""
+        number_N = np.cumsum(chosen_N) - 1
+        kept = self._pairs(chosen_N[self.target_P])
+        return replace(kept, count=int(chosen_N.sum()), target_P=number_N[kept.target_P])
+
+    def led_by(self, keeper_N: NDArray[np.int64]) -> Ownership:
+        """Put one tile of each target first, whatever the distances say."""
+        return self._pairs(np.lexsort((self.tile_P != keeper_N[self.target_P], self.target_P)))
+
+    def _pairs(self, some: NDArray[Any]) -> Ownership:
+        return Ownership(
+            self.count, self.target_P[some], self.tile_P[some], self.x_P[some], self.y_P[some]
+        )
 
 
 def assign(
@@ -61,18 +87,40 @@ def assign(
     footprints : sequence of Footprint
         In a fixed order, which breaks ties.
     """
-    n, tiles = len(ra), len(footprints)
-    x_NT, y_NT = np.full((n, tiles), np.nan), np.full((n, tiles), np.nan)
-    distance_NT = np.full((n, tiles), np.inf)
+    from scipy.spatial import cKDTree
+
+    nothing: NDArray[Any] = np.zeros(0)
+    target, tile, x, y, away = ([nothing] for _ in range(5))
+    tree = cKDTree(_on_unit_sphere(ra, dec))
     for t, footprint in enumerate(footprints):
-        x_NT[:, t], y_NT[:, t], inside = footprint.pixel_of(ra, dec)
-        away = separation_deg(footprint.centre_ra, footprint.centre_dec, ra, dec)
-        distance_NT[inside, t] = away[inside]
-    order = np.argsort(distance_NT, axis=1, kind="stable").astype(np.int64)
-    covered = np.isfinite(np.take_along_axis(distance_NT, order, axis=1))
-    order = np.where(covered, order, -1)
-    # Without any tile there is an owner to ask for all the same: none.
-    return Ownership(order if tiles else np.full((n, 1), -1), x_NT, y_NT)
+        centre = _on_unit_sphere(footprint.centre_ra, footprint.centre_dec)
+        near = np.array(tree.query_ball_point(centre, _chord(footprint.radius * 1.01)), np.int64)
+        x_near, y_near, inside = footprint.pixel_of(ra[near], dec[near])
+        rows = near[inside]
+        target.append(rows)
+        tile.append(np.full(len(rows), t))
+        x.append(x_near[inside])
+        y.append(y_near[inside])
+        away.append(separation_deg(footprint.centre_ra, footprint.centre_dec, ra[rows], dec[rows]))
+    joined = Ownership(
+        len(ra),
+        np.concatenate(target).astype(np.int64),
+        np.concatenate(tile).astype(np.int64),
+        np.concatenate(x),
+        np.concatenate(y),
+    )
+    return joined._pairs(np.lexsort((joined.tile_P, np.concatenate(away), joined.target_P)))
+
+
+def _on_unit_sphere(ra_deg: Any, dec_deg: Any) -> NDArray[np.float64]:
+    """Return unit vectors, (..., 3)."""
+    ra, dec = np.radians(ra_deg), np.radians(dec_deg)
+    return np.stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)], axis=-1)
+
+
+def _chord(angle_deg: float) -> float:
+    """Return how far apart unit vectors are, at most, that enclose an angle."""
+    return 2 * float(np.sin(np.radians(min(angle_deg, 180)) / 2))
 
 
 def keep_once(
@@ -113,15 +161,8 @@ def keep_once(
             for t, r, d in zip(tile.astype(int), ra, dec, strict=True)
         ]
     )
-    # Chord length on the unit sphere; exact enough at an arcsecond.
-    radius = 2 * np.sin(np.radians(SAME_OBJECT_ARCSEC / 3600) / 2)
-    unit = np.column_stack(
-        [
-            np.cos(np.radians(dec)) * np.cos(np.radians(ra)),
-            np.cos(np.radians(dec)) * np.sin(np.radians(ra)),
-            np.sin(np.radians(dec)),
-        ]
-    )
+    radius = _chord(SAME_OBJECT_ARCSEC / 3600)
+    unit = _on_unit_sphere(ra, dec)
     tree = cKDTree(unit)
     neighbours = tree.query_ball_point(unit, radius)
     cut_off = np.concatenate([d.get("cut_off_arcsec", np.zeros(len(d["ra"]))) for d in detections])

@@ -296,6 +296,8 @@ def observe(
 
 def flags_of(mask_NCHW: np.ndarray) -> np.ndarray:
     """What `cutout` would flag of stamps with such pixels, (N,) int32."""
+    if not mask_NCHW.any():
+        return np.zeros(len(mask_NCHW), np.int32)
     off_edge_N = ((mask_NCHW & schema.MASK_NO_DATA) != 0).any(axis=(1, 2, 3))
     masked_N = ((mask_NCHW != 0).mean(axis=(2, 3)) > schema.MUCH_MASKED).any(axis=1)
     flags_N: np.ndarray = off_edge_N * schema.FLAG_EDGE | masked_N * schema.FLAG_MASKED

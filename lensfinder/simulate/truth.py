@@ -109,6 +109,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
         if it can't be read or holds no row
     """
     table = tables.read_table(path)
+    table.convert()
     if not table or len(next(iter(table.values()))) == 0:
         raise RequestError(f"{path} holds no systems", "at least one row")
     return {name.strip(): values for name, values in table.items()}

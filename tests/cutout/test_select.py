@@ -55,12 +55,13 @@ def test_extinction_is_taken_off_once() -> None:
     listed = columns(mag_g=[20.0], mag_R=[19.0], extinction_G=[0.3], extinction_r=[0.2], size=[1.0])
     named = respelled(listed, ["u", "g", "r"])
     assert sorted(named) == sorted([name.lower() for name in listed])
-    corrected, bands = dereddened(named, ["u", "g", "r"], {})
+    corrected, bands, unknown = dereddened(named, ["u", "g", "r"], {})
     assert bands == ["g", "r"]
+    assert unknown == 0
     assert corrected["mag_g"][0] == pytest.approx(19.7)
     assert corrected["mag_r"][0] == pytest.approx(18.8)
     assert not any("extinction" in name for name in corrected)
-    again, bands = dereddened(corrected, ["u", "g", "r"], {})
+    again, bands, _ = dereddened(corrected, ["u", "g", "r"], {})
     assert bands == []
     assert again["mag_g"][0] == corrected["mag_g"][0]
 
@@ -126,16 +127,30 @@ def test_a_missing_band_is_masked_on_request(tmp_path: Path, command: Callable[.
 @given(ebv=st.floats(0, 2), coefficient=st.floats(0.1, 6))
 def test_reddening_and_extinction_say_the_same(ebv: float, coefficient: float) -> None:
     magnitude = np.full(3, 20.0, np.float32)
-    by_ebv, bands = dereddened(
+    by_ebv, bands, _ = dereddened(
         {"mag_r": magnitude, "mag_g": magnitude, "ebv": np.full(3, ebv)}, ["r"], {"r": coefficient}
     )
     extinction = np.full(3, coefficient * ebv)
-    by_extinction, _ = dereddened({"mag_r": magnitude, "extinction_r": extinction}, ["r"], {})
+    by_extinction, *_ = dereddened({"mag_r": magnitude, "extinction_r": extinction}, ["r"], {})
     assert bands == ["r"]
     np.testing.assert_allclose(by_ebv["mag_r"], by_extinction["mag_r"], atol=1e-5)
     assert (by_ebv["mag_g"] == 20).all(), "a band without a coefficient stays as it was"
     # An extinction that is listed is the better one.
-    both, _ = dereddened(
+    both, *_ = dereddened(
         {"mag_r": magnitude, "extinction_r": np.full(3, 0.5), "ebv": np.ones(3)}, ["r"], {"r": 9.0}
     )
     assert both["mag_r"] == pytest.approx(19.5)
+
+
+def test_what_is_not_known_of_dust_takes_nothing_off(tmp_path: Path) -> None:
+    (tmp_path / "c.csv").write_text(
+        "id,ra,dec,mag_r,mag_g,extinction_r,ebv\n"
+        "a,1,2,20,21,0.3,0.1\nb,1,3,20,21,-99,0.1\nc,1,4,20,21,99,-99\nd,1,5,20,21,,\n"
+    )
+    listed = tables.read_catalog(tmp_path / "c.csv")
+    by_ebv = {"r": 2.0, "g": 3.0}
+    corrected, bands, unknown = dereddened(listed, ["g", "r"], by_ebv)
+    assert bands == ["g", "r"]
+    assert unknown == 2
+    np.testing.assert_allclose(corrected["mag_r"], [19.7, 19.8, 20, 20], rtol=1e-6)
+    np.testing.assert_allclose(corrected["mag_g"], [20.7, 20.7, 21, 21], rtol=1e-6)

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from astropy.table import Table
 from mockfolders import contents
 
 from lensfinder import config, ledger, runs, schema, shards, tables
 from lensfinder.errors import MismatchError, RequestError
-from lensfinder.simulate import cosmology, recipe, stage
+from lensfinder.simulate import cosmology, recipe, stage, truth
 
 SMALL = {"count": 100, "size": 21, "unit_size": 64, "val_fraction": 0.2, "bands": ("g", "r")}
 
@@ -88,6 +89,16 @@ def test_one_lens_of_ones_own_needs_little(tmp_path: Path) -> None:
     assert (catalog["label"] == 1).all()
     assert catalog["mag_r"][0] == pytest.approx(18.7, abs=1e-5)
     assert np.isfinite(catalog["mag_r"]).all()
+
+
+def test_units_and_text_of_a_fits_table_are_understood(tmp_path: Path) -> None:
+    table = Table({"kind": ["lens"], "theta_e_arcsec": [0.02], "pa_lens_deg": [1.0]})
+    table["theta_e_arcsec"].unit, table["pa_lens_deg"].unit = "arcmin", "rad"
+    table.write(tmp_path / "own.fits")
+    read = truth.read(tmp_path / "own.fits")
+    assert read["kind"].tolist() == ["lens"]
+    assert read["theta_e_arcsec"][0] == pytest.approx(1.2)
+    assert read["pa_lens_deg"][0] == pytest.approx(np.degrees(1))
 
 
 def test_all_that_is_wrong_in_a_table_is_named_at_once(tmp_path: Path) -> None:
