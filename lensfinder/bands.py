@@ -70,7 +70,8 @@ class BandPixels:
         self._saturation = math.inf
         card = survey.mask.saturation_card
         if self._image is not None and card is not None and self._image.card(card) is not None:
-            self._saturation = self._image.number(card, "no_saturation_level")
+            level = self._image.number(card, "no_saturation_level")
+            self._saturation = level if level > 0 else math.inf  # 0 where nobody knew it
 
     @_as_damage
     def __getitem__(self, index: tuple[slice, slice]) -> Pixels:
@@ -134,7 +135,7 @@ class BandPixels:
             )
         else:
             image = cut(self._image, np.nan, np.float64)
-        noise = None if self._noise is None else cut(self._noise, np.nan, np.float32)
+        noise = None if self._noise is None else cut(self._noise, np.nan, _floats(self._noise))
         stored = None if self._stored is None else cut(self._stored, 0, self._stored_dtype())
         self._convert(image, noise, stored, out)
 
@@ -154,14 +155,16 @@ class BandPixels:
                 plane.forget()
 
     def _dtype(self) -> type[np.floating[Any]]:
-        # Whole numbers above 2^24 need more than a float32.
-        return np.float32 if self._image is None or self._image.exact_in_float32 else np.float64
+        return np.float32 if self._image is None else _floats(self._image)
 
     def _stored_dtype(self) -> type[Any]:
         # Stored as whole numbers, a mask holds whole numbers.
         assert self._stored is not None
-        whole = int(self._stored.header["BITPIX"]) > 0 and not self._stored.scaled
-        return np.int64 if whole else np.float64
+        if int(self._stored.header["BITPIX"]) < 0:
+            return np.float64
+        if self._stored.unsigned and not self._stored.blanks:
+            return np.uint64
+        return np.float64 if self._stored.scaled else np.int64
 
     def _convert(
         self,
@@ -225,10 +228,15 @@ class BandPixels:
         return variance.astype(np.float32)
 
 
+def _floats(plane: Plane) -> type[np.floating[Any]]:
+    """Choose what holds a plane's numbers: whole ones above 2^24 need more than a float32."""
+    return np.float32 if plane.exact_in_float32 else np.float64
+
+
 def _njy_factor(image: Plane, survey: Survey, band: str) -> float:
     said = survey.zero_point
     unit = image.card("BUNIT")
-    if said.unit and unit is not None and str(unit).strip().lower() != said.unit.lower():
+    if said.unit and unit is not None and not _same_unit(str(unit).strip(), said.unit):
         raise UnitError("unit", f"{image.path} is in {unit!r}", f"{said.unit!r}")
     if said.flux_card is not None:
         flux = image.number(said.flux_card, "no_zero_point")
@@ -245,6 +253,11 @@ def _njy_factor(image: Plane, survey: Survey, band: str) -> float:
     if not abs(magnitude) < 100:
         raise UnitError("no_zero_point", f"{image.path}: zero point {magnitude}", "magnitudes")
     return float(10 ** ((schema.AB_ZERO_POINT_NJY - magnitude) / 2.5))
+
+
+def _same_unit(one: str, other: str) -> bool:
+    """Compare names of units, whose case many writers change, and of which mJy is not MJy."""
+    return one.lower() == other.lower() and (one[:1] == other[:1] or one[:1] not in "mM")
 
 
 def _spoiling(mask: Plane, survey: Survey, band: str) -> list[tuple[list[int], int]]:

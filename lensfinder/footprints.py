@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 import zlib
@@ -16,6 +17,7 @@ from astropy.io import fits
 from astropy.io.fits.hdu.compressed._compression import CfitsioException
 from astropy.utils.exceptions import AstropyWarning
 from astropy.wcs import WCS, FITSFixedWarning
+from astropy.wcs.utils import proj_plane_pixel_scales
 from numpy.typing import NDArray
 
 from lensfinder import headers
@@ -132,6 +134,17 @@ def separation_deg(
     return distance
 
 
+def own_scale_arcsec(header: fits.Header) -> float | None:
+    """Side of a pixel by the celestial WCS of a header, the mean of both axes; None without one."""
+    try:
+        with quietly():
+            wcs = WCS(headers.for_wcs(header), naxis=2)
+            scale = float(proj_plane_pixel_scales(wcs).mean()) * 3600 if wcs.has_celestial else 0
+    except (MemoryError, *READ_ERRORS):
+        return None
+    return scale if 0 < scale < math.inf else None
+
+
 def footprint_of(
     name: str, path: Path, header: fits.Header, hdus: fits.HDUList, shape_YX: tuple[int, int]
 ) -> Footprint:
@@ -140,7 +153,7 @@ def footprint_of(
     Raises
     ------
     UnitError
-        If there is none, it can't be read, or it is in another frame than ICRS or FK5.
+        If there is none, it can't be read, or it is in another frame than ICRS or FK5 of 2000.
     """
     try:
         with quietly():
@@ -149,11 +162,15 @@ def footprint_of(
             if not wcs.has_celestial:
                 raise UnitError("no_wcs", f"{path} has no celestial WCS", "CTYPE1 and CTYPE2 cards")
             axis, frame = wcs.wcs.lngtyp.strip(), wcs.wcs.radesys
-            if axis != "RA" or frame.startswith("FK4"):
+            # Without either card a frame is ICRS, and FK5 is that of 2000.
+            equinox = wcs.wcs.equinox
+            of_2000 = math.isnan(equinox) or equinox == 2000
+            if axis != "RA" or not (frame == "ICRS" or (frame in ("", "FK5") and of_2000)):
+                when = "" if of_2000 else f", equinox {equinox:g}"
                 raise UnitError(
                     "sky_frame",
-                    f"{path} is mapped in {axis} ({frame or 'no RADESYS'})",
-                    "RA and Dec in ICRS or FK5",
+                    f"{path} is mapped in {axis} ({frame or 'no RADESYS'}{when})",
+                    "RA and Dec in ICRS, or FK5 of equinox 2000",
                 )
             return Footprint.of(name, wcs, shape_YX)
     except (MemoryError, *READ_ERRORS) as error:  # wcslib's word for cards it can't make sense of

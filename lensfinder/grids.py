@@ -166,7 +166,10 @@ class ResampledBand:
         out.flux[:], out.mask[:] = np.nan, schema.MASK_NO_DATA
         if out.variance is not None:
             out.variance[:] = np.nan
-        for k, (x, y) in enumerate(zip(ix.tolist(), iy.tolist(), strict=True)):
+        # By rows of the band's own grid, which may lie any way, so that each is read once.
+        order = np.argsort(self.place(ix.astype(np.float64), iy.astype(np.float64))[1])
+        for k in order.tolist():
+            x, y = int(ix[k]), int(iy[k])
             left, bottom = x - size // 2, y - size // 2
             x0, x1 = max(0, left), min(width, left + size)
             y0, y1 = max(0, bottom), min(height, bottom + size)

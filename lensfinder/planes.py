@@ -75,9 +75,21 @@ class Plane:
         )
         blank = "BLANK" in hdu.header and int(hdu.header["BITPIX"]) > 0
         self.scaled = (scale, zero) != (1, 0) or blank
+        # Unsigned integers, as FITS writes them. Of these astropy knows no blank ones.
+        self.unsigned = (
+            int(hdu.header["BITPIX"]) > 8
+            and scale == 1
+            and zero == 2 ** (int(hdu.header["BITPIX"]) - 1)
+        )
+        self._blank = int(hdu.header["BLANK"] + zero) if blank and self.unsigned else None
         # Whether the stored numbers are float32, unscaled.
         self.exact_in_float32 = not self.scaled and int(hdu.header["BITPIX"]) == -32
         self._pixels = hdu.section if self._in_strips or self.scaled else np.asarray(hdu.data)
+
+    @property
+    def blanks(self) -> bool:
+        """Whether a number of the file stands for no data."""
+        return self._blank is not None
 
     @property
     def mapped(self) -> NDArray[Any] | Plane:
@@ -91,15 +103,20 @@ class Plane:
         rows, columns = index
         try:
             if self._in_strips:
-                return self._rows_of_strip(rows)[:, columns]
+                return self._blanked(self._rows_of_strip(rows)[:, columns])
             if not self.scaled:
                 # A plain view of the map; whoever copies it swaps the bytes.
                 pixels: NDArray[Any] = self._pixels[self._layered(rows, columns)]
                 return pixels
             with quietly():
-                return np.asarray(self._pixels[self._layered(rows, columns)])
+                return self._blanked(np.asarray(self._pixels[self._layered(rows, columns)]))
         except READ_ERRORS as error:
             raise UnitError("unreadable", f"{self.path}: pixels can't be read ({error})") from error
+
+    def _blanked(self, pixels: NDArray[Any]) -> NDArray[Any]:
+        if self._blank is None or pixels.dtype.kind not in "iu":
+            return pixels
+        return np.where(pixels == self._blank, np.nan, pixels)
 
     def _layered(self, rows: slice, columns: slice) -> tuple[Any, ...]:
         return (rows, columns) if self.layer is None else (self.layer, rows, columns)
@@ -281,7 +298,7 @@ def _image(path: Path, hdus: fits.HDUList, wanted: int | str | None, dimensions:
         numbers = [
             number
             for number, hdu in images.items()
-            if number == wanted or hdu.name == str(wanted).upper()
+            if number == wanted or (isinstance(wanted, str) and hdu.name == wanted.upper())
         ]
     else:
         numbers = list(images)

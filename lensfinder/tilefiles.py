@@ -168,7 +168,8 @@ def _images_of(path: Path) -> list[str]:
     if len(images) < 2:
         return []
     names = list(images.values())
-    plain = all(re.fullmatch(r"\w+", name) for name in names)
+    # A name of digits alone would be taken for a number.
+    plain = all(re.fullmatch(r"\w*[^\W\d]\w*", name) for name in names)
     return names if plain and len(set(names)) == len(names) else [str(n) for n in images]
 
 

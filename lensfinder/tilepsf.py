@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lensfinder.footprints import own_scale_arcsec
 from lensfinder.planes import OpenFiles, Plane
 from lensfinder.psf import PsfexModel, fwhm_pix
 from lensfinder.survey import Survey
 from lensfinder.tilefiles import TileFiles, split_chip
 
 # Where a width is from, in the column ``psf_source``.
+# From the typical width, beyond which a header's number is none.
+_FAR = 5.0
 PSFEX, HEADER, PICTURE, STARS, SURVEY = "psfex", "header", "picture", "stars", "survey"
 
 
@@ -49,19 +52,27 @@ def psfex_of(opened: OpenFiles, files: TileFiles, band: str) -> PsfexModel | Non
 
 
 def told_fwhm_arcsec(
-    planes: Mapping[str, Plane], survey: Survey, scale_arcsec: float
+    planes: Mapping[str, Plane], survey: Survey, scale_arcsec: float, typical_arcsec: float
 ) -> tuple[float, str] | None:
-    """FWHM that a header or a picture of the PSF tells, and which; None if neither does."""
+    """FWHM that a header or a picture of the PSF tells, and which; None if neither does.
+
+    A header's number that is far from the survey's typical one stands for none.
+    """
     said = survey.psf
     for plane in (planes[kind] for kind in ("psf", "image") if kind in planes):
         value = plane.card(said.card) if said.card is not None else None
-        if isinstance(value, (int, float)) and 0 < value < math.inf:
-            return float(value) * (scale_arcsec if said.unit == "pix" else 1), HEADER
+        try:
+            width = float(math.nan if value is None else value)
+        except (TypeError, ValueError):
+            continue
+        width *= scale_arcsec if said.unit == "pix" else 1
+        if typical_arcsec / _FAR <= width <= typical_arcsec * _FAR:
+            return width, HEADER
     if "psf" in planes:
         plane = planes["psf"]
         width = fwhm_pix(plane[0 : plane.shape[0], 0 : plane.shape[1]])
         if math.isfinite(width):
-            return width * scale_arcsec, PICTURE
+            return width * (own_scale_arcsec(plane.header) or scale_arcsec), PICTURE
     return None
 
 

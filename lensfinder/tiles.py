@@ -246,7 +246,7 @@ class Tile:
             if found is not None:
                 return found.astype(np.float32), tilepsf.PSFEX
         typical = self._survey.psf_fwhm_arcsec[band]
-        told = tilepsf.told_fwhm_arcsec(planes, self._survey, scale)
+        told = tilepsf.told_fwhm_arcsec(planes, self._survey, scale, typical)
         if told is None and stars:
             told = self._stars(band, typical)
         value, source = told or (typical, tilepsf.SURVEY)
@@ -294,15 +294,22 @@ class Stamp:
             band: BandPixels(planes[band], survey, band, self.shape_YX) for band in bands
         }
         self.centre = (math.nan, math.nan)
-        image = planes[bands[0]]["image"]
-        try:
-            footprint = _footprint(name, image)
-        except UnitError:
-            return
-        # Simulated stamps all claim to lie at the origin, with pixels of any size.
-        if footprint.wcs.wcs.crval.any():
-            self.centre = (footprint.centre_ra, footprint.centre_dec)
+        first: Footprint | None = None
+        for band in bands:
+            image = planes[band]["image"]
+            try:
+                footprint = _footprint(name, image)
+            except UnitError:
+                continue
+            # Simulated stamps all claim to lie at the origin, with pixels of any size.
+            if not footprint.wcs.wcs.crval.any():
+                continue
             grids.check_scale(footprint, image.path, survey.pixel_scale_arcsec, survey.name)
+            if first is None:
+                first, self.centre = footprint, (footprint.centre_ra, footprint.centre_dec)
+            elif differs := grids.difference(first, footprint):
+                reason, what, wanted = differs
+                raise UnitError(reason, f"{image.path} ({band}) has {what}", wanted)
 
     def psf_fwhm_arcsec(self, band: str) -> float:
         """FWHM of the PSF: what the file tells, else the survey's typical one."""
@@ -310,10 +317,9 @@ class Stamp:
 
     def psf_at(self, band: str) -> tuple[float, str]:
         """FWHM of the PSF in arcsec, and where it is from (see `Tile.psf_at`)."""
-        told = tilepsf.told_fwhm_arcsec(
-            self._planes[band], self._survey, self._survey.pixel_scale_arcsec
-        )
-        return told or (self._survey.psf_fwhm_arcsec[band], tilepsf.SURVEY)
+        scale, typical = self._survey.pixel_scale_arcsec, self._survey.psf_fwhm_arcsec[band]
+        told = tilepsf.told_fwhm_arcsec(self._planes[band], self._survey, scale, typical)
+        return told or (typical, tilepsf.SURVEY)
 
 
 @contextmanager

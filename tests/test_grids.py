@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from skies import tan_wcs, write_kids_tile
 
 from lensfinder import grids, schema, shards, survey, tiles
+from lensfinder.bands import Pixels
 from lensfinder.errors import UnitError
 from lensfinder.footprints import Footprint
 from lensfinder.ledger import products_of
@@ -93,8 +94,6 @@ def test_windows_and_stamps_show_the_same_pixels(tmp_path: Path) -> None:
     write_band(tmp_path, "r", rng.normal(size=SHAPE_YX), wcs)
 
     def look(tile: Tile) -> None:
-        from lensfinder.bands import Pixels
-
         band = tile.pixels["g"]
         whole = band[0:90, 0:100]
         part = band[30:50, 20:41]
@@ -118,6 +117,39 @@ def test_windows_and_stamps_show_the_same_pixels(tmp_path: Path) -> None:
         # A pixel of 0.2 arcsec has 0.64 of the light of one of 0.25.
         expected = 0.25e-24 * NJY**2 * 0.64**2
         np.testing.assert_allclose(out.variance[0], expected, rtol=1e-3)
+
+    read_resampled(tmp_path, look)
+
+
+def test_stamps_of_a_turned_band_are_read_along_its_own_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wcs = tan_wcs(10.0, 0.0, SHAPE_YX)
+    turned = tan_wcs(10.0, 0.0, SHAPE_YX, rotation_deg=180)
+    image = np.random.default_rng(3).normal(size=SHAPE_YX) * 1e-12
+    write_band(tmp_path, "g", image, turned)
+    write_band(tmp_path, "r", image, wcs)
+
+    def look(tile: Tile) -> None:
+        band = tile.pixels["g"]
+        read: list[int] = []
+        own = type(band._source).__getitem__
+
+        def noted(pixels: Any, index: tuple[slice, slice]) -> Any:
+            read.append(index[0].start)
+            return own(pixels, index)
+
+        monkeypatch.setattr(type(band._source), "__getitem__", noted)
+        y = np.arange(10, 80, 7)
+        x = np.random.default_rng(1).integers(10, 90, len(y))
+        out = Pixels(np.empty((10, 9, 9), np.float32), np.empty((10, 9, 9), np.uint8))
+        band.stamps(x, y, out)
+        assert read == sorted(read)
+        assert len(read) == 10
+        whole = band[0:90, 0:100]
+        for k in range(10):
+            part = whole.flux[y[k] - 4 : y[k] + 5, x[k] - 4 : x[k] + 5]
+            np.testing.assert_allclose(out.flux[k], part, rtol=2e-3, atol=1e-2)
 
     read_resampled(tmp_path, look)
 

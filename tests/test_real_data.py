@@ -85,7 +85,7 @@ def odd_survey(folder: Path, scale_arcsec: float) -> Path:
 # is guessed; six axes, tables and an empty HDU hold no image; a PV card means nothing in TAN-SIP.
 REFUSED = {
     "a8280271": ("no_wcs", "has no celestial WCS"),
-    "comp": ("sky_frame", "is mapped in RA (FK4)"),
+    "comp": ("sky_frame", "is mapped in RA (FK4, equinox 1950)"),
     "double_ext": ("no_wcs", "has no celestial WCS"),
     "fixed-1890": ("no_wcs", "has no celestial WCS"),
     "header_newlines": ("no_wcs", "PV1_5 : Unrecognized coordinate transformation parameter"),

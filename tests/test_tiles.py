@@ -145,7 +145,76 @@ def test_a_mask_that_is_no_whole_number_spoils_its_pixel(tmp_path: Path) -> None
 
 
 @pytest.mark.fault
-@pytest.mark.parametrize("kind", ["gz", "fz", "scaled", "unsigned", "blank", "second HDU"])
+def test_all_bits_of_a_mask_count(tmp_path: Path) -> None:
+    mask = np.zeros(IMAGE.shape, np.uint64)
+    mask[5, 6], mask[7, 8], mask[9, 10] = (1 << 60) + 2, (1 << 63) + 64, 1 << 60
+    write_kids_tile(tmp_path, "1_2", {"r": IMAGE}, tan_wcs(shape_YX=IMAGE.shape))
+    fits.writeto(tmp_path / "KiDS_DR4.0_1_2_r_msk.fits", mask)
+    read = open_one(tmp_path, ("r",))["mask"][0]
+    assert (read[5, 6], read[7, 8]) == (schema.MASK_SATURATED, schema.MASK_BAD)
+    assert np.count_nonzero(read) == 2
+    out = Pixels(np.empty((1, 9, 9), np.float32), np.empty((1, 9, 9), np.uint8))
+    (files,) = tiles.find([tmp_path], KIDS, ("r",))
+    with tiles.open_tile(files, KIDS, ("r",)) as tile:
+        tile.pixels["r"].stamps(np.array([9]), np.array([8]), out)
+    assert np.array_equal(out.mask[0], read[4:13, 5:14])
+
+
+def test_noise_beyond_single_precision_is_noise(tmp_path: Path) -> None:
+    # In W / m2 / Hz, say.
+    faint = KIDS.model_copy(
+        update={"zero_point": KIDS.zero_point.model_copy(update={"value": -56.1})}
+    )
+    njy = 10 ** ((31.4 + 56.1) / 2.5)
+    header = tan_wcs(shape_YX=IMAGE.shape).to_header()
+    fits.writeto(tmp_path / "KiDS_DR4.0_1_2_r_sci.fits", IMAGE.astype(float) / njy, header)
+    fits.writeto(tmp_path / "KiDS_DR4.0_1_2_r_wei.fits", np.full(IMAGE.shape, njy**2 / 4), header)
+    (files,) = tiles.find([tmp_path], KIDS, ("r",))
+    out = Pixels(*(np.empty((1, 9, 9), dtype) for dtype in (np.float32, np.uint8, np.float32)))
+    with tiles.open_tile(files, faint, ("r",)) as tile:
+        tile.pixels["r"].stamps(np.array([9]), np.array([8]), out)
+    np.testing.assert_allclose(out.flux[0], IMAGE[4:13, 5:14], rtol=1e-5)
+    np.testing.assert_allclose(out.variance[0], 4.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("said", "wanted"), [("mJy", "MJy"), ("ELECTRONS", "electrons")])
+def test_mega_is_not_milli(tmp_path: Path, said: str, wanted: str) -> None:
+    zero_point = KIDS.zero_point.model_copy(update={"unit": wanted})
+    header = tan_wcs(shape_YX=IMAGE.shape).to_header()
+    header["BUNIT"] = said
+    fits.writeto(tmp_path / "KiDS_DR4.0_1_2_r_sci.fits", IMAGE, header)
+    (files,) = tiles.find([tmp_path], KIDS, ("r",))
+    opened = tiles.open_tile(files, KIDS.model_copy(update={"zero_point": zero_point}), ("r",))
+    if said[1:] == wanted[1:]:
+        with pytest.raises(UnitError, match=f"is in '{said}'; expected '{wanted}'"), opened:
+            pass
+    else:
+        with opened as tile:
+            assert tile.bands == ("r",)
+
+
+@pytest.mark.parametrize(
+    ("fwhm", "expected", "source"),
+    [(0.9, 0.9, "header"), ("0.9", 0.9, "header"), (99.0, 0.7, "survey"), ("no", 0.7, "survey")],
+)
+def test_a_header_that_cannot_know_the_seeing_is_not_believed(
+    tmp_path: Path, fwhm: object, expected: float, source: str
+) -> None:
+    tells = KIDS.model_copy(update={"psf": KIDS.psf.model_copy(update={"card": "SEEING"})})
+    header = tan_wcs(shape_YX=IMAGE.shape).to_header()
+    header["SEEING"] = fwhm
+    fits.writeto(tmp_path / "KiDS_DR4.0_1_2_r_sci.fits", IMAGE, header)
+    (files,) = tiles.find([tmp_path], KIDS, ("r",))
+    with tiles.open_tile(files, tells, ("r",)) as tile:
+        widths, said = tile.psf_at("r", np.zeros(1), np.zeros(1))
+    assert widths[0] == pytest.approx(expected, rel=0.05)
+    assert said == source
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    "kind", ["gz", "fz", "scaled", "unsigned", "blank", "unsigned, blank", "second HDU"]
+)
 def test_the_same_pixels_come_out_of_every_kind_of_file(tmp_path: Path, kind: str) -> None:
     header = tan_wcs(shape_YX=IMAGE.shape).to_header()
     counts = np.arange(IMAGE.size, dtype=np.int16).reshape(IMAGE.shape) % 1000
@@ -165,6 +234,11 @@ def test_the_same_pixels_come_out_of_every_kind_of_file(tmp_path: Path, kind: st
     elif kind == "blank":
         header["BLANK"] = 7
         fits.PrimaryHDU(counts, header).writeto(name)
+        expected[counts == 7] = np.nan
+    elif kind == "unsigned, blank":
+        # As stored: 32768 less.
+        header["BLANK"] = 7 - 32768
+        fits.PrimaryHDU(counts.astype(np.uint16), header).writeto(name)
         expected[counts == 7] = np.nan
     elif kind == "second HDU":
         fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(counts, header)]).writeto(name)
@@ -238,6 +312,9 @@ def rewrite_header(path: Path, **cards: object) -> None:
         ),
         ({"CTYPE1": "GLON-TAN", "CTYPE2": "GLAT-TAN"}, "sky_frame"),
         ({"RADESYS": "FK4", "EQUINOX": 1950.0}, "sky_frame"),
+        ({"RADESYS": "FK5", "EQUINOX": 1950.0}, "sky_frame"),
+        ({"RADESYS": "FK5", "EQUINOX": 2015.5}, "sky_frame"),
+        ({"RADESYS": "GAPPT"}, "sky_frame"),
         ({"CDELT1": -1e-4, "CDELT2": 1e-4}, "pixel_scale"),
         ({"CDELT1": -0.4 / 3600, "CDELT2": 0.1 / 3600}, "pixel_scale"),
         ({"CRVAL1": 180.001}, "unequal_grid"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -149,11 +150,16 @@ class Plan:
         order = np.lexsort((x, y))
         rows, x, y = rows[order], x[order], y[order]
         starts = range(0, max(len(rows), 1), self.rows_per_unit)
+        dash = "-"
+        while any(
+            re.fullmatch(rf"{re.escape(name + dash)}\d+", files.name) for files in self.tiles
+        ):
+            dash += "-"  # or a part would have another tile's name
         for number, start in enumerate(starts, 1):
             part = slice(start, start + self.rows_per_unit)
             kept = {key: values[rows[part]] for key, values in self.targets.items()}
             yield Job(
-                name if len(starts) == 1 else f"{name}-{number:03d}",
+                name if len(starts) == 1 else f"{name}{dash}{number:03d}",
                 self.tiles[t],
                 {**kept, "x": x[part], "y": y[part]},
                 rows[part],

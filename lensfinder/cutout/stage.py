@@ -24,7 +24,7 @@ from lensfinder.runs import Receipt, Run, Summary, Unit
 from lensfinder.survey import Survey
 from lensfinder.tiles import TileFiles
 
-_VERSION = 4
+_VERSION = 5
 
 # A process does one unit after another.
 _ROOM = Room()

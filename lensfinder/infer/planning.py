@@ -19,7 +19,7 @@ from lensfinder.ledger import INDEX, products_of, read_index
 from lensfinder.model import PIXEL_SCALE_TOLERANCE
 from lensfinder.runs import RUN, Run, Unit
 
-VERSION = 5
+VERSION = 6
 # A tile streams by, however many targets it has; a unit is what a kill costs at most.
 _TARGETS_A_UNIT = 16_384
 

@@ -17,6 +17,7 @@ from balance import SHAPE_YX, check_ledger, overlapping, write_tile
 from skies import sky_YX, tan_wcs, write_kids_tile, write_targets
 
 from lensfinder import shards, survey, tables, tiles
+from lensfinder.cutout import planning
 from lensfinder.errors import UnitError
 from lensfinder.ledger import products_of, read_index
 
@@ -131,6 +132,25 @@ def test_a_tile_that_takes_targets_over_is_named_and_forced_alone(
     )
 
 
+def test_a_part_of_a_tile_never_has_another_tiles_name(
+    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planning, "_UNIT_BYTES", 0)  # 64 targets a unit
+    sky = tmp_path / "tiles"
+    for name, ra in {"10_0": 10.0, "10_0-001": 10.1}.items():
+        images = {band: sky_YX(SHAPE_YX, [], n) for n, band in enumerate("gri")}
+        write_kids_tile(sky, name, images, tan_wcs(ra, 0.0, SHAPE_YX))
+    near = np.random.default_rng(1).uniform(-0.001, 0.001, (2, 100))
+    ids = write_targets(tmp_path / "t.csv", [*(10.0 + near[0]), 10.1], [*near[1], 0.0])
+    arguments = ["cutout", sky, "--size", 21, "--engine", "serial", "-o", tmp_path / "out"]
+    for _ in range(2):
+        said = command(*arguments, "--catalog", tmp_path / "t.csv")
+        assert said.code == 0, said.err
+        assert check_ledger(tmp_path / "out", ids) == {"ok": 101}
+    names = sorted(path.stem for path in products_of(tmp_path / "out"))
+    assert names == [f"KiDS_DR4.0_10_0-{rest}" for rest in ("-001", "-002", "001")]
+
+
 @pytest.mark.fault
 def test_an_image_larger_than_its_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
     path = tmp_path / "KiDS_DR4.0_1_0_r_sci.fits.fz"
@@ -198,6 +218,20 @@ def exposure(folder: Path, chips: dict[str, float], *, compressed: bool = False)
             hdus.append(make(image, header, name=name))
         suffix = "fits.fz" if compressed else "fits"
         fits.HDUList(hdus).writeto(folder / f"c4d_170316_062107_{kind}_r_v1.{suffix}")
+
+
+def test_ccds_may_be_called_by_numbers_that_are_not_theirs(
+    tmp_path: Path, command: Command
+) -> None:
+    chips = {"2": 10.0, "3": 10.01, "4": 10.02}
+    exposure(tmp_path / "tiles", chips)
+    ids = write_targets(tmp_path / "t.csv", list(chips.values()), [0.0] * 3)
+    said = command(
+        "cutout", tmp_path / "tiles", "--survey", "decam", "--bands", "r", "--size", 21,
+        "--engine", "serial", "--catalog", tmp_path / "t.csv", "-o", tmp_path / "out",
+    )  # fmt: skip
+    assert said.code == 0, said.err
+    assert check_ledger(tmp_path / "out", ids) == {"ok": 3}
 
 
 @pytest.mark.parametrize("compressed", [False, True])

@@ -170,6 +170,31 @@ def test_stamps_of_another_pixel_scale_are_told_by_their_wcs(
     assert ended == {"right": "", "coarse": "pixel_scale", "simulated": ""}
 
 
+def test_bands_of_a_stamp_lie_on_one_grid(tmp_path: Path, command: Command) -> None:
+    bologna(tmp_path / "in", n=4)
+    for number in range(4):
+        for c, band in enumerate("UGRI"):
+            wcs = tan_wcs(30.0, -9.0, (31, 31), scale_arcsec=0.2)
+            if number == 1 and band == "R":
+                wcs.wcs.crpix = np.add(wcs.wcs.crpix, [6, 0])
+            if number == 2 and band == "I":
+                wcs = tan_wcs(30.0, -9.0, (31, 31), scale_arcsec=0.4)
+            if number == 3 and band == "G":
+                wcs = tan_wcs(0.0, 0.0, (31, 31), scale_arcsec=0.4)  # says nothing
+            path = tmp_path / "in" / f"Band{c + 1}" / f"imageSDSS_{band}-{100001 + number}.fits"
+            fits.writeto(path, fits.getdata(path), wcs.to_header(), overwrite=True)
+    said = command(
+        "cutout", tmp_path / "in", "--survey", "bologna_ground", "--size", 31, "--engine", "serial",
+        "-o", tmp_path / "out",
+    )  # fmt: skip
+    assert said.code == 3, said.err
+    ledger = tables.read_columns(tmp_path / "out" / "ledger.parquet")
+    ended = dict(zip(ledger["id"], ledger["reason"], strict=True))
+    assert ended == {
+        "100001": "", "100002": "unequal_grid", "100003": "pixel_scale", "100004": ""
+    }  # fmt: skip
+
+
 def write_picture(path: Path, pixels: np.ndarray) -> None:
     from PIL import Image
 
