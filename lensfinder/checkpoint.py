@@ -37,7 +37,8 @@ def save(path: Path, model: Model) -> None:
     header, tensors = model.content()
     header["checksum"] = digest(header, tensors)
     with commit(path, check=_read) as temporary:
-        safetensors.torch.save_file(tensors, temporary, {_HEADER_KEY: canonical(header)})
+        # Written here, so that it has the mode of other files: their own can be read by one alone.
+        temporary.write_bytes(safetensors.torch.save(tensors, {_HEADER_KEY: canonical(header)}))
 
 
 def load(path: Path, device: torch.device | str | None = None, *, verify: bool = True) -> Model:

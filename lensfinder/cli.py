@@ -7,6 +7,7 @@ their description are one thing. This is the only module that prints errors and 
 from __future__ import annotations
 
 import inspect
+import io
 import json
 import os
 import shlex
@@ -21,9 +22,9 @@ import typer
 from lensfinder import __version__
 from lensfinder.commit import disk_errors
 from lensfinder.config import STAGES, RunConfig, load, section_model
-from lensfinder.errors import LensfinderError, RequestError, counted
+from lensfinder.errors import LensfinderError, RequestError, counted, printable
 from lensfinder.options import EXAMPLES, options_of
-from lensfinder.runs import Execution, Summary, execute
+from lensfinder.runs import BREAKING, Execution, Summary, execute
 from lensfinder.signals import listen
 
 app = typer.Typer(
@@ -53,7 +54,18 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done.
 AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
 Verbose = Annotated[int, typer.Option("-v", "--verbose", count=True, help="Say more.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")]
-Output = Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Folder to write to.")]
+
+
+def _folder(text: str) -> Path:
+    """Refuse the empty name of a variable that isn't set; it would be this folder."""
+    if not text:
+        raise typer.BadParameter("an empty name; expected a folder")
+    return Path(text)
+
+
+Output = Annotated[
+    Path, typer.Option("-o", "--output", metavar="DIR", help="Folder to write to.", parser=_folder)
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -134,15 +146,17 @@ def _conclude(summaries: list[Summary], *, as_json: bool, quiet: bool) -> None:
         print(json.dumps([_plain(summary) for summary in summaries], indent=1))
     elif not quiet:
         for line in summaries[-1].lines:
-            print(line)
+            print(printable(line))
     failures = [item for summary in summaries for item in summary.failures.items()]
     for name, failure in failures[:20]:
-        print(_printable(f"failed: {name} [{failure.reason}] {failure.message}"), file=sys.stderr)
+        print(printable(f"failed: {name} [{failure.reason}] {failure.message}"), file=sys.stderr)
         if failure.traceback:
             print(failure.traceback, file=sys.stderr)
     if len(failures) > 20:
         print(f"failed: … {len(failures) - 20} more, see `lensfinder status`", file=sys.stderr)
-    code = next((summary.exit_code for summary in summaries if summary.exit_code), 0)
+    last, *before = (summary.exit_code for summary in reversed(summaries))
+    # Where a chain broke off, that is what became of it, whatever was lost on the way.
+    code = last if last in BREAKING else max(last, *before, 0)
     if code:
         raise typer.Exit(code)
 
@@ -157,11 +171,6 @@ def _plain(summary: Summary) -> dict[str, Any]:
         "failures": {name: failure.reason for name, failure in summary.failures.items()},
         "lines": summary.lines,
     }
-
-
-def _printable(text: str) -> str:
-    """Keep escape codes of a hostile file name or id out of the terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
 # -- the chain and what surrounds it ------------------------------------------------------------
@@ -179,7 +188,9 @@ def run_command(
     ],
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", metavar="DIR", help="Default: the pipeline's name."),
+        typer.Option(
+            "-o", "--output", metavar="DIR", help="Default: the pipeline's name.", parser=_folder
+        ),
     ] = None,
     set_: Sets = None,
     workers: Annotated[int | None, typer.Option(help="Worker processes; 0: one per core.")] = None,
@@ -214,11 +225,19 @@ def run_command(
         stage, loaded = request_of(pipeline, set_ or (), options)
     output = output or Path(stage or pipeline.stem)
     if not stage and loaded.run.engine == "slurm":
+        if part != "1/1" or finish:
+            raise RequestError(
+                "--part or --finish with --engine slurm",
+                "neither: the chain's jobs divide the work, and merge it",
+            )
         more = [f"--set={text}" for text in set_ or ()]
         more += [f"--{key}={given[key]}" for key in ("workers", "seed") if given[key] is not None]
         more += ["--force"] if force else []
-        for line in submit_pipeline(loaded, pipeline, output, more, only, dry_run=dry_run):
-            print(line)
+        lines = submit_pipeline(loaded, pipeline, output, more, only, dry_run=dry_run)
+        if json_:
+            print(json.dumps(lines, indent=1))
+        elif not quiet or dry_run:
+            print(*lines, sep="\n")
         return
     execution = Execution(
         engine=loaded.run.engine,
@@ -260,7 +279,7 @@ def check(
     else:
         width = max((len(name) for name in findings), default=0)
         for name, value in findings.items():
-            print(_printable(f"{name:{width}}  {value}"))
+            print(printable(f"{name:{width}}  {value}"))
     if code:
         raise typer.Exit(code)
 
@@ -285,7 +304,7 @@ def status(
     from lensfinder.status import describe
 
     lines, content, code = describe(folder, id_, verify=verify or deep, deep=deep, clean=clean)
-    print(json.dumps(content, indent=1) if json_ else _printable("\n".join(lines)))
+    print(json.dumps(content, indent=1) if json_ else printable("\n".join(lines)))
     if code:
         raise typer.Exit(code)
 
@@ -319,11 +338,11 @@ def grades(
         print(json.dumps(merged, indent=1))
         return
     for grader in merged["graders"]:
-        print(_printable(f"{grader['name']}: {counted(grader['n'], 'grade')}"))
+        print(printable(f"{grader['name']}: {counted(grader['n'], 'grade')}"))
     for pair in merged["cohen_kappa"]:
         kappa = "not defined" if pair["kappa"] is None else f"{pair['kappa']:.2f}"
         both = " and ".join(pair["graders"])
-        print(_printable(f"{both}: Cohen's kappa {kappa} ({counted(pair['n'], 'object')})"))
+        print(printable(f"{both}: Cohen's kappa {kappa} ({counted(pair['n'], 'object')})"))
     if merged["fleiss_kappa"] is not None:
         objects = counted(merged["n_by_all"], "object")
         print(f"all: Fleiss' kappa {merged['fleiss_kappa']:.2f} ({objects})")
@@ -406,10 +425,14 @@ def main() -> None:
     # threads that never spin, an idle one by a quarter. Read when torch is loaded, also in workers.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
-        with listen(at_once=True), disk_errors(Path.cwd()):
+        # A terminal that lacks a letter is no reason to fail.
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
+        with listen(at_once=True), disk_errors():
             app()
     except LensfinderError as error:
-        print(_printable(f"lensfinder: {error}"), file=sys.stderr)
+        print(printable(f"lensfinder: {error}"), file=sys.stderr)
         sys.exit(error.exit_code)
     except Exception:  # the command-line boundary: a bug is shown whole
         traceback.print_exc()

@@ -30,6 +30,8 @@ def commit(path: Path, check: Callable[[Path], object] | None = None) -> Iterato
     DiskError
         If the disk is full or not writable.
     """
+    if path.is_symlink():
+        path = path.resolve()  # what it points to is meant
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}{_TEMPORARY_SUFFIX}")
     try:
         with disk_errors(path):
@@ -63,17 +65,24 @@ def _fsync(path: Path) -> None:
 
 
 @contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turn what the operating system says of a full or unwritable disk into a `DiskError`."""
+def disk_errors(path: Path | None = None) -> Iterator[None]:
+    """Turn what the operating system says of a full or unwritable disk into a `DiskError`.
+
+    Without a path, what the system names is what can't be used.
+    """
     disk = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+    disk |= {errno.EFBIG, errno.ENAMETOOLONG}
     try:
         yield
     except OSError as error:
         # h5py carries the cause in the text alone.
         if error.errno in disk or "No space left" in str(error):
             cause = os.strerror(error.errno) if error.errno else "no space left on the device"
+            what = f"{path} can't be written"
+            if path is None:
+                what = f"{error.filename or 'a file'} can't be read or written"
             raise DiskError(
-                f"{path} can't be written: {cause}",
+                f"{what}: {cause}",
                 remedy="Free some space or choose another folder, then run the same command.",
             ) from error
         raise
@@ -94,7 +103,7 @@ def need_space(path: Path, bytes_needed: int) -> None:
 @contextmanager
 def in_folder(folder: Path) -> Iterator[None]:
     """Make `folder`; if it is new and still empty when the block ends, it goes again."""
-    known = folder.exists()
+    known = os.path.exists(folder)
     make_folder(folder)
     try:
         yield
@@ -107,7 +116,10 @@ def in_folder(folder: Path) -> Iterator[None]:
 def make_folder(folder: Path) -> None:
     """Make `folder`, or say in a sentence why not."""
     try:
+        str(folder).encode()
         folder.mkdir(parents=True, exist_ok=True)
+    except UnicodeEncodeError:
+        raise RequestError(f"{str(folder)!a} is no UTF-8", "a name of plain text") from None
     except (FileExistsError, NotADirectoryError):
         raise RequestError(f"{folder} is a file", "a folder to write to") from None
     except OSError as error:

@@ -82,6 +82,11 @@ class Interrupted(LensfinderError):
     exit_code = 75
 
 
+def printable(text: str) -> str:
+    """Keep escape codes of a hostile file name or id out of the terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Say which known names there are, the most similar one first.
 

@@ -112,6 +112,8 @@ def read_index(folder: Path) -> dict[str, Any]:
     """
     try:
         index: dict[str, Any] = json.loads((folder / INDEX).read_text())
+        if not isinstance(index, dict) or not {"stage", "products", "counts"} <= set(index):
+            raise ValueError("it is no index")
     except (FileNotFoundError, NotADirectoryError):
         if not folder.exists():
             raise RequestError(f"no such folder: {folder}") from None
@@ -121,7 +123,7 @@ def read_index(folder: Path) -> dict[str, Any]:
             f"a folder that {stage} has finished",
             "Run the command that writes it, or see `lensfinder status`.",
         ) from None
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise RequestError(f"{folder / INDEX} can't be read: {error}") from error
     return index
 

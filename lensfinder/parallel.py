@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import json
 import logging
 import os
 import signal
@@ -142,6 +143,27 @@ def _interrupts_held() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _address_in(file: Path) -> str:
+    """Read where a scheduler is from its file, which it may be about to write.
+
+    Raises
+    ------
+    RequestError
+        If no address stands there for too long.
+    """
+    give_up_at = time.monotonic() + CONNECT_TIMEOUT_S
+    while True:
+        try:
+            return str(json.loads(file.read_text(encoding="utf-8"))["address"])
+        except (OSError, ValueError, TypeError, KeyError):
+            if time.monotonic() >= give_up_at:
+                raise RequestError(
+                    f"{file} names no scheduler after {CONNECT_TIMEOUT_S} s",
+                    "the file that `dask scheduler --scheduler-file` writes",
+                ) from None
+            time.sleep(_LOOK_EVERY_S)
 
 
 def _version_here() -> str:
@@ -382,9 +404,10 @@ class Engine:
                 never = dask.config.set({"distributed.deploy.lost-worker-timeout": "1 day"})
                 self._stack.enter_context(never)
                 address = self._stack.enter_context(worker_jobs(self.slurm, self.workers))
-            how = {"scheduler_file": address} if str(address).endswith(".json") else {}
+            elif self.name.endswith(".json"):
+                address = _address_in(Path(self.name))
             try:
-                client = Client(None if how else address, timeout=CONNECT_TIMEOUT_S, **how)
+                client = Client(address, timeout=CONNECT_TIMEOUT_S)
             except (OSError, ValueError) as error:
                 raise RequestError(
                     f"no scheduler answers at {address}: {error}",

@@ -9,9 +9,9 @@ from typing import Any
 
 from lensfinder import slurm
 from lensfinder.config import Config
-from lensfinder.errors import Interrupted, RequestError, nearest
+from lensfinder.errors import Interrupted, RequestError, nearest, printable
 from lensfinder.parallel import Engine
-from lensfinder.runs import Execution, Summary, execute
+from lensfinder.runs import BREAKING, Execution, Summary, execute
 
 Step = tuple[str, str, Config]  # folder name, stage, configuration
 
@@ -69,7 +69,7 @@ def missing(steps: Sequence[Step], output: Path) -> list[str]:
                 if (
                     isinstance(path, Path)
                     and "{" not in path.name
-                    and not path.resolve().is_relative_to(output.resolve())
+                    and not _within(path, output)
                     and not path.exists()
                 ):
                     wanting.append(f"[{stage}] {name}: {path}")
@@ -82,16 +82,48 @@ def check_steps(steps: Sequence[Step], output: Path) -> None:
     Raises
     ------
     RequestError
-        If a file that it names is not there, or a network is unknown.
+        If a file that it names is not there, its mocks can't be made, or not be trained on.
+    MismatchError
+        If a model that it names takes other stamps.
     """
     if wanting := missing(steps, output):
         raise RequestError(f"no such file: {'; '.join(wanting)}", "files that are there")
     from lensfinder import networks
+    from lensfinder.infer import ensemble, planning
+    from lensfinder.simulate.planning import load_population, plan_request
 
-    for _, stage, staged in steps:
-        name = staged.train.network
-        if stage == "train" and name not in networks.names():
-            raise RequestError(f"unknown network '{name}'", nearest(name, networks.names()))
+    staged = {stage: config for _, stage, config in steps}
+    training = staged.get("train")
+    if training is not None and training.train.network not in networks.names():
+        name = training.train.network
+        raise RequestError(f"unknown network '{name}'", nearest(name, networks.names()))
+    mocks = staged.get("simulate")
+    if mocks is None:
+        return
+    if mocks.simulate.hosts is not None:
+        # Real galaxies that the chain cuts out first, perhaps.
+        load_population(mocks.simulate.population)
+        return
+    request = plan_request(mocks)
+    bands, size = request.keys["bands"], request.keys["size"]
+    if training is not None and all(_within(path, output) for path in training.train.shards):
+        if request.keys["val_fraction"] == 0:
+            raise RequestError(
+                "simulate.val_fraction is 0, and training follows", "a share of mocks to choose by"
+            )
+        # Refuses stamps that are too small for it.
+        networks.count_multiply_adds(training.train.network, len(bands), size)
+    section = steps[-1][2].infer
+    if training is None and not section.adapt:
+        files = [file for path in section.model for file in planning.model_files(path)]
+        sky, stretched = request.inputs["sky"], request.inputs["population"].get("composite")
+        ensemble.load(files, verify=False).members[0].check_compatible(
+            bands, sky["pixel_scale_arcsec"], size, stretched is not None
+        )
+
+
+def _within(path: Path, folder: Path) -> bool:
+    return path.resolve().is_relative_to(folder.resolve())
 
 
 def run_pipeline(
@@ -135,11 +167,11 @@ def run_pipeline(
             summary = execute(stage, staged, output / folder, execution, engine)
             _tell_what_was_lost(summary)
             summaries.append(summary)
-            if summary.exit_code in (1, 2, 4) or summary.counts.get("to_do"):
+            if summary.exit_code in BREAKING or summary.counts.get("to_do"):
                 # What comes next reads this stage's products: it can't be done, nor foreseen.
                 break
             if execution.verbosity >= 0 and not execution.dry_run and folder != steps[-1][0]:
-                print(*summary.lines, sep="\n", file=sys.stderr, flush=True)
+                print(*map(printable, summary.lines), sep="\n", file=sys.stderr, flush=True)
     if execution.dry_run:
         waiting = [
             f"{stage}: planned from what comes before it" for _, stage, _ in steps[len(summaries) :]

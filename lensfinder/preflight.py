@@ -9,12 +9,13 @@ from collections import Counter
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lensfinder import __version__, disks, slurm, survey, tables, tiles
-from lensfinder.config import Config, SlurmConfig, load
+from lensfinder.config import Config, SlurmConfig, TargetsConfig, load
 from lensfinder.cutout.planning import plan_stamps
-from lensfinder.errors import LensfinderError, RequestError, UnitError, counted
+from lensfinder.errors import LensfinderError, UnitError, counted
+from lensfinder.infer.planning import shards_in
 
 _MOST_FINDINGS = 20
 _MOCK_SECONDS = 0.01  # a core's time for one mock of three bands, roughly
@@ -61,20 +62,27 @@ def check_inputs(
         "run": {"survey": survey_name},
         "cutout": {"tiles": tuple(inputs), "bands": bands},
     }
-    findings, bad = _check_tiles(load(None, (), options))
+    config = load(None, (), options)
+    cutout = config.cutout
+    findings, bad = _check_tiles(config, cutout, cutout.tiles, cutout.missing_band)
     return findings, (2 if len(findings) == 1 else 3) if bad else 0
 
 
-def _check_tiles(config: Config) -> tuple[dict[str, str], int]:
-    this, section = survey.load(config.run.survey), config.cutout
+def _check_tiles(
+    config: Config,
+    section: TargetsConfig,
+    inputs: Sequence[Path],
+    missing: Literal["reject", "mask"],
+) -> tuple[dict[str, str], int]:
+    this = survey.load(config.run.survey)
     chosen = this.choose_bands(section.bands)
     if this.stamps:
-        return _check_stamps(config, this, chosen)
+        return _check_stamps(inputs, this, chosen)
     findings, bad = {}, 0
-    for files in tiles.find(section.tiles, this, chosen):
+    for files in tiles.find(inputs, this, chosen):
         try:
             with tiles.open_tile(
-                files, this, chosen, missing=section.missing_band, resample=section.resample
+                files, this, chosen, missing=missing, resample=section.resample
             ) as tile:
                 height, width = tile.shape_YX
                 ra, dec = tile.footprint.centre_ra, tile.footprint.centre_dec
@@ -90,10 +98,10 @@ def _check_tiles(config: Config) -> tuple[dict[str, str], int]:
 
 
 def _check_stamps(
-    config: Config, this: survey.Survey, bands: tuple[str, ...]
+    inputs: Sequence[Path], this: survey.Survey, bands: tuple[str, ...]
 ) -> tuple[dict[str, str], int]:
     """Look at stamps that others have cut: what they are in one line, and what is wrong in each."""
-    jobs = plan_stamps(config.cutout.tiles, this, bands)
+    jobs = plan_stamps(inputs, this, bands)
     shapes: Counter[str] = Counter()
     wrong: dict[str, str] = {}
     for files in (files for job in jobs for files in job.objects):
@@ -124,22 +132,29 @@ def _check_pipeline(path: Path) -> tuple[dict[str, str], int]:
     findings["stages"] = " → ".join(folder for folder, _, _ in steps)
     try:
         check_steps(steps, Path(path.stem))
-    except RequestError as error:
+    except LensfinderError as error:
         findings["inputs"] = f"would fail: {error}"
         bad += 1
-    if config.cutout.tiles:
-        found, bad_tiles = _check_tiles(config)
+    cutout, infer = config.cutout, config.infer
+    streamed = [path for path in infer.inputs if shards_in(path) is None]
+    if cutout.tiles:
+        found, bad_tiles = _check_tiles(config, cutout, cutout.tiles, cutout.missing_band)
         findings |= found
         bad += bad_tiles
-        if config.cutout.catalog is not None:
-            rows = len(tables.read_catalog(config.cutout.catalog, config.cutout.columns)["id"])
+        if cutout.catalog is not None:
+            rows = len(tables.read_catalog(cutout.catalog, cutout.columns)["id"])
             findings["catalogue"] = f"ok, {counted(rows, 'row')}"
+    if streamed:
+        found, bad_tiles = _check_tiles(config, infer, streamed, "reject")
+        findings |= found
+        bad += bad_tiles
     simulate = next(staged.simulate for _, stage, staged in steps if stage == "simulate")
     if config.slurm != SlurmConfig():
         jobs = slurm.jobs_of(steps, Path(path.stem), config.slurm, "lensfinder run")
         findings["slurm"], refused = _check_jobs(jobs)
         bad += refused
     findings["population"] = _check_population(simulate.population)
+    bad += findings["population"].startswith("would fail")
     bands = survey.load(config.run.survey).choose_bands(simulate.bands)
     stamp_bytes = len(bands) * simulate.size**2 * 5
     minutes = math.ceil(simulate.count * _MOCK_SECONDS / 60 / len(os.sched_getaffinity(0)))

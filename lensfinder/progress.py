@@ -26,7 +26,9 @@ class Progress:
     """
 
     def __init__(self, title: str, total: int, unit: str, *, quiet: bool = False) -> None:
-        self.title, self.total, self.unit, self.quiet = title, total, unit, quiet
+        # A daemon may have closed its stderr.
+        self.title, self.total, self.unit = title, total, unit
+        self.quiet = quiet or sys.stderr is None
         self.done = self.failed = 0
         self.note = ""
         self._earlier = 0  # of what is done, by a run that this one goes on from

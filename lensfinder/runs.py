@@ -18,6 +18,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from lensfinder.parallel import Engine
 
 RUN = "run.json"
+# Exit codes after which nothing follows on what a stage left.
+BREAKING = (1, 2, 4)
 
 
 @dataclass(frozen=True)
@@ -185,26 +188,41 @@ class Run:
         return Progress(title, total, unit, quiet=self.execution.verbosity < 0)
 
     def check_owner(self) -> None:
-        """See that the folder is this stage's, or nobody's.
+        """See that the folder is this stage's and nobody's at work on another request, or nobody's.
 
         Raises
         ------
         RequestError
-            If the folder is another stage's.
+            If it is not.
         """
         try:
-            owner = json.loads((self.folder / RUN).read_text(encoding="utf-8"))["stage"]
-        except (OSError, ValueError, TypeError, KeyError):
-            owner = self.stage  # nobody's, or unreadable and written again
+            told = json.loads((self.folder / RUN).read_text(encoding="utf-8"))
+            owner, there = told["stage"], told.get("process") or {}
+            wanted = told["config"].get(self.stage, {})
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            return  # nobody's, or unreadable and written again
         if owner != self.stage:
             raise RequestError(
                 f"{self.folder} was written by {owner}",
                 f"a folder of {self.stage}, or a new one",
                 "Choose another with -o.",
             )
+        own = getattr(self.config, self.stage).fingerprint()
+        other = {key for key, value in own.items() if key in wanted and wanted[key] != value}
+        if told.get("seed") != self.config.run.seed:
+            other.add("seed")
+        pid = there.get("pid", os.getpid())
+        if other and pid != os.getpid() and there == process(pid):
+            raise RequestError(
+                f"{self.folder} is at work on another request (process {pid}), with other "
+                f"{', '.join(sorted(other))}",
+                "a folder of its own for each request",
+                "Choose another with -o, or wait.",
+            )
 
     def announce(self) -> None:
         """Say in the folder what is at work there; not before its products are known to fit."""
+        self.check_owner()  # planning takes a while
         made_by = {"stage": self.stage, **self.provenance, "process": process(os.getpid())}
         write_json(self.folder / RUN, made_by)
 
@@ -224,6 +242,8 @@ class Run:
             if not unit.product.exists():
                 missing.append(unit)
                 continue
+            if unit.product.is_dir():
+                raise RequestError(f"{unit.product} is a folder", "room for a file of this name")
             stored = module.made_from(unit.product)
             if stored is None:
                 self.notices.append(f"{unit.product.name} is damaged and is made again")
@@ -309,6 +329,15 @@ def execute(
             execution.engine, execution.workers, config.slurm, config.run.workers_timeout_s
         ) as own:
             return execute(stage, config, folder, execution, own)
+    if stage == "train" and engine.name not in ("serial", "local"):
+        if engine.name == "slurm":
+            raise RequestError(
+                "train --engine slurm",
+                "serial or local, which train here",
+                "`lensfinder run PIPELINE.toml --engine slurm` submits trainings as jobs.",
+            )
+        if execution.verbosity >= 0:
+            print("train: on this machine, whatever the engine", file=sys.stderr, flush=True)
     module = importlib.import_module(f"lensfinder.{stage}.stage")
     run = Run(folder, stage, config, execution)
     if execution.dry_run:
@@ -316,6 +345,7 @@ def execute(
     with in_folder(folder):
         run.check_owner()
         done, reused = _carry_out(run, module, engine)
+        _refuse_replaced(run, module)
         summary = _share_done(run) if execution.is_share else module.finish(run)
         if not execution.is_share:
             _tell_of_strangers(run)
@@ -361,6 +391,18 @@ def _carry_out(run: Run, module: ModuleType, engine: Engine) -> tuple[int, int]:
                 done += failure is None
                 progress.advance(failed=failure is not None)
     return done, reused
+
+
+def _refuse_replaced(run: Run, module: ModuleType) -> None:
+    """Refuse to speak for products that another run, of another request, has put there since."""
+    for unit in run.units:
+        stored = module.made_from(unit.product) if unit.product.exists() else None
+        if stored is not None and fingerprint(stored) != unit.fingerprint:
+            raise MismatchError(
+                f"{unit.product} was made by another run meanwhile, from something else: "
+                + "; ".join(differences(stored, unit.ingredients)),
+                remedy="Give each request an output folder of its own with -o.",
+            )
 
 
 def _tell_of_strangers(run: Run) -> None:
@@ -409,6 +451,6 @@ def _exit_code(run: Run) -> int:
         return 0
     if 1 in codes:
         return 1
-    if len(run.units) > 1 or run.execution.is_share:
+    if run.execution.is_share or any(unit.product.exists() for unit in run.units):
         return 3
-    return 2 if codes[0] == 3 else codes[0]
+    return 2 if set(codes) == {3} else max(codes)

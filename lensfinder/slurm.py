@@ -151,7 +151,7 @@ def _script(name: str, own: Sequence[str], body: str, output: Path, slurm: Slurm
     number = "%A_%a" if any(option.startswith("--array=") for option in own) else "%j"
     directives = [
         f"--job-name={name}",
-        f"--output={output / 'logs'}/%x-{number}.log",
+        f"--output={str(output / 'logs').replace('%', '%%')}/%x-{number}.log",
         "--open-mode=append",
         "--requeue",
         f"--signal=USR1@{slurm.grace_s}",
@@ -167,12 +167,13 @@ def _script(name: str, own: Sequence[str], body: str, output: Path, slurm: Slurm
         [
             "#!/bin/bash",
             *(f"#SBATCH {shlex.quote(directive)}" for directive in directives),
-            "set -eu",
+            "set -e",
             # The signals are for the steps: this shell only waits for what they make of them.
             "trap : TERM USR1",
             # srun takes no notice of the job's own since Slurm 22.05.
             f"export SRUN_CPUS_PER_TASK={slurm.cpus}",
             slurm.setup,
+            "set -u",  # not before: what sets up a cluster often reads what isn't set
             body,
         ]
     )

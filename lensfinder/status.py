@@ -90,7 +90,7 @@ def _describe_stage(
     made = sorted(p for p in (folder / "products").glob("*") if not p.name.startswith("."))
     listed = {folder / entry["product"] for entry in index["products"]}
     stale = [path for path in made if path not in listed] if finished else []
-    failures = [json.loads(path.read_text()) for path in sorted(folder.glob("failures/*.json"))]
+    failures = [_failure(path) for path in sorted(folder.glob("failures/*.json"))]
     damaged = _damaged(folder, stage, index["products"], deep=deep) if verify else []
     left = orphans(folder)
     about = {
@@ -106,7 +106,7 @@ def _describe_stage(
     counts = ", ".join(f"{value} {name}" for name, value in index["counts"].items() if value)
     state = "finished" if finished else "not finished"
     lines = [
-        f"{folder.name}: {state}, {counted(about['products'], 'product')}"
+        f"{folder.resolve().name}: {state}, {counted(about['products'], 'product')}"
         + (f"; {counts}" * bool(counts))
     ]
     lines += [f"  failed: {f['unit']} [{f['reason']}] {f['message']}" for f in failures]
@@ -126,6 +126,15 @@ def _describe_stage(
     elif left or stale:
         lines.append(f"  {files}, {unlisted} (--clean)")
     return lines, about
+
+
+def _failure(path: Path) -> dict[str, Any]:
+    """Read why a unit failed, or that this can't be read."""
+    try:
+        told: dict[str, Any] = json.loads(path.read_text())
+        return {key: told[key] for key in ("unit", "reason", "message")}
+    except (OSError, ValueError, TypeError, KeyError):
+        return {"unit": path.stem, "reason": "unknown", "message": f"{path} is damaged"}
 
 
 def _check_idle(folder: Path) -> None:

@@ -101,7 +101,7 @@ def load(
     for text in sets:
         section, key, value = _parse_set(text)
         if section in Config.model_fields:
-            _set_key(chosen.setdefault(section, {}), key, value)
+            _set_key(chosen.setdefault(section, {}), key, value, given.get(section))
         else:
             known = nearest(section, Config.model_fields)
             problems.append(f"--set {text}: unknown section '{section}'; expected {known}")
@@ -138,7 +138,7 @@ def load(
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        return tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise RequestError(f"no such file: {file}", "a TOML configuration") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -158,11 +158,12 @@ def _parse_set(text: str) -> tuple[str, str, Any]:
     return section, key, parsed["value"] if len(parsed) == 1 else value.strip()
 
 
-def _set_key(table: dict[str, Any], key: str, value: Any) -> None:
-    """Set `key`; a dotted one, such as ``columns.ra``, in the table inside."""
+def _set_key(table: dict[str, Any], key: str, value: Any, in_file: Any) -> None:
+    """Set `key`; a dotted one, such as ``columns.ra``, in the table inside, beside its others."""
     outer, dot, inner = key.partition(".")
-    if dot and isinstance(table.get(outer, {}), dict):
-        table[outer] = {**table.get(outer, {}), inner: value}
+    before = table.get(outer, in_file.get(outer, {}) if isinstance(in_file, dict) else {})
+    if dot and isinstance(before, dict):
+        table[outer] = {**before, inner: value}
     else:
         table[key] = value
 

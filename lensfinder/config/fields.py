@@ -5,10 +5,19 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from datetime import time
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    model_validator,
+)
 from pydantic.config import JsonDict
 
 from lensfinder import shipped
@@ -29,6 +38,11 @@ def _resolve_model(path: Path, info: ValidationInfo) -> Path:
 
 def _resolve_name(name: str, info: ValidationInfo) -> str:
     return str(_resolve(Path(name), info)) if name.endswith(".toml") else name
+
+
+def _resolve_engine(name: str, info: ValidationInfo) -> str:
+    is_file = name.endswith(".json") and "://" not in name
+    return str(_resolve(Path(name), info)) if is_file else name
 
 
 def _split(value: object) -> object:
@@ -63,6 +77,7 @@ InputPath = Annotated[Path, AfterValidator(_resolve)]
 # A file, a folder of `train`, or the name of a model that comes along.
 ModelPath = Annotated[Path, AfterValidator(_resolve_model)]
 NameOrFile = Annotated[str, AfterValidator(_resolve_name)]
+EngineName = Annotated[str, AfterValidator(_resolve_engine)]
 Listed = Annotated[tuple[_T, ...], BeforeValidator(_split)]
 ListedPaths = Annotated[tuple[_T, ...], BeforeValidator(_split_paths)]
 ListedOptions = Annotated[tuple[str, ...], BeforeValidator(_split_options)]
@@ -78,7 +93,21 @@ NO_OUTPUT: JsonDict = {"no_output": True}  # cannot change a product
 class Section(BaseModel):
     """Base of all sections: frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        validate_default=True,
+        allow_inf_nan=False,
+        coerce_numbers_to_str=True,
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_written(cls, given: Any) -> Any:
+        """Take 04:00:00, which is a time in TOML, for the text that it is here."""
+        if not isinstance(given, dict):
+            return given
+        return {k: v.isoformat() if isinstance(v, time) else v for k, v in given.items()}
 
     def fingerprint(self) -> dict[str, Any]:
         """Return the keys that change a product, apart from inputs (a unit adds their identity)."""

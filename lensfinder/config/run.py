@@ -6,7 +6,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from lensfinder.config.fields import INPUT, NO_OUTPUT, NameOrFile, Section
+from lensfinder.config.fields import INPUT, NO_OUTPUT, EngineName, NameOrFile, Section
 
 
 class RunConfig(Section):
@@ -25,7 +25,7 @@ class RunConfig(Section):
         description="Worker processes; 0: one per core.",
         json_schema_extra=NO_OUTPUT,
     )
-    engine: str = Field(
+    engine: EngineName = Field(
         "local",
         description="serial | local (Dask on this machine) | slurm (its jobs) | ADDRESS or "
         "FILE.json of a Dask scheduler.",

@@ -39,7 +39,7 @@ def plan_units(run: Run) -> Generator[list[Unit], None, None]:
         raise RequestError("no model given", "--model with a model file or the folder of `train`")
     if not section.inputs:
         raise RequestError("nothing to score", "cutout or mock folders, shards, or FITS tiles")
-    paths = [file for path in section.model for file in _model_files(path)]
+    paths = [file for path in section.model for file in model_files(path)]
     if section.embed and len(paths) > 1:
         raise RequestError(
             f"--embed with {len(paths)} models",
@@ -49,7 +49,7 @@ def plan_units(run: Run) -> Generator[list[Unit], None, None]:
     models = ensemble.load(paths)
     run.notes["model"] = {"models": [str(p) for p in paths], "model_id": models.model_id}
     run.notes["spec"] = models.spec
-    found = [_shards_in(path) for path in section.inputs]
+    found = [shards_in(path) for path in section.inputs]
     if all(listed is not None for listed in found):
         listed = [path for shards_of in found for path in shards_of or []]
         if note := section.meant_for_tiles(()):
@@ -63,7 +63,7 @@ def plan_units(run: Run) -> Generator[list[Unit], None, None]:
         yield from _plan_survey(run, models)
 
 
-def _model_files(path: Path) -> list[Path]:
+def model_files(path: Path) -> list[Path]:
     """List the models that a path stands for: a folder's members are an ensemble."""
     if path.is_dir():
         listed = [p for p in products_of(path, "train") if p.suffix == ".safetensors"]
@@ -73,7 +73,7 @@ def _model_files(path: Path) -> list[Path]:
     return [path]
 
 
-def _shards_in(path: Path) -> list[Path] | None:
+def shards_in(path: Path) -> list[Path] | None:
     """List the shards an input stands for; None if it is something else."""
     if path.is_dir():
         if not (path / RUN).exists() and not (path / INDEX).exists():

@@ -161,6 +161,16 @@ def count_multiply_adds(name: str, bands: int, size: int) -> int:
     return total
 
 
+def least_batch(name: str, bands: int, size: int) -> int:
+    """Return how many stamps a training step needs: 2 where one alone can't be normalised."""
+    network = _on_meta(name, bands, size).train()
+    try:
+        network(torch.empty(1, bands, size, size, device="meta"))
+    except ValueError:  # torch's word for a batch norm of a single value
+        return 2
+    return 1
+
+
 def describe(bands: int, size: int) -> list[dict[str, int | str | None]]:
     """List the architectures with size and cost, those that can't take such stamps with why.
 

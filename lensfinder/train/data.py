@@ -104,7 +104,7 @@ def open_set(paths: Sequence[Path]) -> StampSet:
     RequestError
         If train or val lack lenses or non-lenses, or a shard can't be read.
     """
-    paths = sorted(set(paths))
+    paths = sorted({path.resolve(): path for path in reversed(paths)}.values())
     if not paths:
         raise RequestError("no shards to train on", "at least one", "Name folders of mocks.")
     labels, splits, positions, draws, fingerprints, geometries = [], [], [], [], [], []

@@ -11,6 +11,7 @@ Ranks are spawned, never forked. Only a rank's errors come back; products are fi
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 import signal
@@ -31,6 +32,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.distributed as dist
+from torch.distributed import FileStore, PrefixStore, Store  # type: ignore[attr-defined]
+from torch.distributed.rendezvous import rendezvous
 
 from lensfinder.errors import Interrupted, LensfinderError, RequestError, UnitError
 from lensfinder.signals import Stop, listen
@@ -150,7 +153,8 @@ def launch(
     if started is not None:
         rank, world = started
         torch.set_num_threads(threads)
-        with _listening() as stop, _group(rank, world, _meeting_point(folder, name)) as this:
+        store = PrefixStore(name, _meeting_point(folder, name, rank, world))
+        with _listening() as stop, _group(rank, world, store) as this:
             work(this, stop, *arguments)
     elif ranks == 1:
         torch.set_num_threads(threads)
@@ -171,15 +175,28 @@ def _started_by() -> tuple[int, int] | None:
     return None
 
 
-def _meeting_point(folder: Path, name: str) -> str:
+def _meeting_point(folder: Path, name: str, rank: int, world: int) -> Store:
     """Return where ranks of torchrun or srun find each other."""
     if "MASTER_ADDR" in os.environ:
-        return "env://"
+        return _store_of_environment(rank, world)
+    if "SLURM_JOB_ID" not in os.environ:
+        raise RequestError(
+            f"RANK is {rank} and WORLD_SIZE {world}, but nothing says where ranks meet",
+            "torchrun or srun, or MASTER_ADDR and MASTER_PORT",
+        )
     # A job that is queued again has the same numbers; its killed ranks left their file behind.
     start = os.environ.get("SLURM_RESTART_COUNT", "0")
     step = f"{os.environ['SLURM_JOB_ID']}.{os.environ['SLURM_STEP_ID']}.{start}.{name}"
     folder.mkdir(parents=True, exist_ok=True)
-    return f"file://{folder.resolve()}/.ranks.{step}.tmp"
+    return FileStore(str(folder.resolve() / f".ranks.{step}.tmp"), world)
+
+
+@functools.cache
+def _store_of_environment(rank: int, world: int) -> Store:
+    """Open the store that MASTER_ADDR names, once a process: its port can't be taken twice."""
+    store: Store
+    store, _, _ = next(iter(rendezvous("env://", rank, world, timeout=_TIMEOUT)))
+    return store
 
 
 @contextmanager
@@ -201,7 +218,7 @@ def _device(local_rank: int) -> torch.device:
 
 
 @contextmanager
-def _group(rank: int, world: int, init_method: str) -> Iterator[Ranks]:
+def _group(rank: int, world: int, store: Store) -> Iterator[Ranks]:
     environ = os.environ
     local_rank = int(environ.get("LOCAL_RANK", environ.get("SLURM_LOCALID", str(rank))))
     local_world = int(environ.get("LOCAL_WORLD_SIZE", str(world)))
@@ -210,7 +227,7 @@ def _group(rank: int, world: int, init_method: str) -> Iterator[Ranks]:
     own_gpu = device.type == "cuda" and local_world <= torch.cuda.device_count()
     dist.init_process_group(
         "nccl" if own_gpu else "gloo",
-        init_method=init_method,
+        store=store,
         rank=rank,
         world_size=world,
         timeout=_TIMEOUT,
@@ -243,7 +260,7 @@ def _spawn(world: int, threads: int, folder: Path, work: Work, arguments: tuple[
             lifeline_in, lifeline_out = context.Pipe(duplex=False)
             process: BaseProcess = context.Process(
                 target=_rank_main,
-                args=(rank, world, threads, f"file://{meeting}", error_out, lifeline_in, work),
+                args=(rank, world, threads, meeting, error_out, lifeline_in, work),
                 kwargs={"arguments": arguments},
                 name=f"rank {rank}",
                 daemon=True,
@@ -316,7 +333,7 @@ def _rank_main(
     rank: int,
     world: int,
     threads: int,
-    init_method: str,
+    meeting: Path,
     errors: Connection,
     lifeline: Connection,
     work: Work,
@@ -327,7 +344,8 @@ def _rank_main(
     os.environ["GLOO_SOCKET_IFNAME"] = os.environ["NCCL_SOCKET_IFNAME"] = loopback
     torch.set_num_threads(threads)
     try:
-        with listen(at_once=False) as stop, _group(rank, world, init_method) as this:
+        store = FileStore(str(meeting), world)
+        with listen(at_once=False) as stop, _group(rank, world, store) as this:
             work(this, stop, *arguments)
     except LensfinderError as error:
         errors.send(error)

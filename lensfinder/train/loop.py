@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from lensfinder.errors import Interrupted, RequestError
+from lensfinder.errors import Interrupted, RequestError, counted
 from lensfinder.model import Model
 from lensfinder.pixels import PixelTransform
 from lensfinder.signals import Stop
@@ -291,6 +291,7 @@ def train(  # noqa: PLR0915 - a training loop is read top to bottom
         ranks.same_buffers(average.network)
         logit_V = _evaluate(average.network, transform, pixels, val_seen, val_N, ranks, dtype)
         if not np.isfinite(logit_V).all():
+            batch -= 1  # it was the last one that did it
             raise diverged()
         measured = evaluate.figures(logit_V, stamps.label_N[val_N], select_fpr)
         merit = evaluate.merit(measured, select_fpr)
@@ -312,13 +313,13 @@ def train(  # noqa: PLR0915 - a training loop is read top to bottom
     return outcome()
 
 
-def check_shares(stamps: int, batch_size: int, world: int) -> None:
-    """Raise `RequestError` if some rank would go without a stamp in some batch."""
+def check_shares(stamps: int, batch_size: int, world: int, least: int = 1) -> None:
+    """Raise `RequestError` if some rank would have fewer than `least` stamps in some batch."""
     smallest = min(batch_size, stamps)
-    if smallest < world:
+    if smallest < world * least:
         raise RequestError(
-            f"batches of {smallest} stamps for {world} ranks",
-            "at least one stamp for each rank",
+            f"batches of {counted(smallest, 'stamp')} for {counted(world, 'rank')}",
+            f"at least {counted(least, 'stamp')} for each rank",
             "Raise train.batch_size, or use fewer ranks.",
         )
 

@@ -93,6 +93,7 @@ def distributed(
     on three ranks and more, and with it the last bit. An idle pass gets that over with, so that a
     resumed training sums as an uninterrupted one does.
     """
+    network.train()  # auxiliary classifiers, too, have gradients to be averaged
     statistics = {name: buffer.clone() for name, buffer in network.named_buffers()}
     on_gpu = ranks.device.type == "cuda"
     model = DistributedDataParallel(network, device_ids=[ranks.device] if on_gpu else None)

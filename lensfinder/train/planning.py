@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -46,12 +47,18 @@ def plan_units(config: Config, run: Run) -> Iterator[list[Unit]]:
         data.recipe_of(everything)
     # Refuses an unknown network, or stamps too small for it, before anything is computed.
     networks.count_multiply_adds(chosen.network, len(channels), everything.size)
+    if 2 * chosen.shift_pixels >= everything.size:
+        raise RequestError(
+            f"train.shift_pixels is {chosen.shift_pixels}",
+            f"less than half of a stamp, which has {everything.size} pixels",
+        )
+    least = networks.least_batch(chosen.network, len(channels), everything.size)
     units = []
     for number in range(max(1, len(sets))):
         stamps = data.open_set(sets[number][1]) if sets else everything
         for fold in range(chosen.folds or 1):
             parted = stamps.folded(fold, chosen.folds, config.run.seed) if chosen.folds else stamps
-            loop.check_shares(len(parted.members("train")), chosen.batch_size, world)
+            loop.check_shares(len(parted.members("train")), chosen.batch_size, world, least)
             for member in range(chosen.members):
                 name = MODEL + "".join(
                     f"-{what}-{which + 1}"
@@ -73,10 +80,12 @@ def _tell_other_states(run: Run, units: Sequence[Unit]) -> None:
     """Say so where a training that was stopped had other options, or other stamps."""
     planned = {unit.fingerprint[:16] for unit in units}
     left = [path for path in sorted((run.folder / STATES).glob("*")) if path.name not in planned]
-    if left:
-        run.notices.append(
-            f"note: {left[0].parent} holds states of a training with other options or stamps: this "
-            "one begins anew, and drops them once it ends"
+    if left and run.execution.verbosity >= 0 and not run.execution.dry_run:
+        print(
+            f"note: {left[0].parent} holds states of a training with other options or stamps; this "
+            "one begins anew, and leaves them for that one to go on",
+            file=sys.stderr,
+            flush=True,
         )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -249,7 +249,10 @@ def finish(run: Run) -> Summary:
         summary.lines += _described(run, unit)
     if counts["failed"]:
         return summary
-    States(run.folder / STATES).forget()
+    for unit in run.units:
+        States(run.folder / STATES / unit.fingerprint[:16]).forget()
+    with suppress(OSError):  # states of another training
+        (run.folder / STATES).rmdir()
     if run.config.train.folds:
         summary.lines.append(_gather_left_out(run))
     return summary
