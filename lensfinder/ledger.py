@@ -112,7 +112,7 @@ def read_index(folder: Path) -> dict[str, Any]:
     """
     try:
         index: dict[str, Any] = json.loads((folder / INDEX).read_text())
-        if not isinstance(index, dict) or not {"stage", "products", "counts"} <= set(index):
+        if not isinstance(index, dict) or not {"stage", "products"} <= set(index):
             raise ValueError("it is no index")
     except (FileNotFoundError, NotADirectoryError):
         if not folder.exists():

@@ -127,14 +127,14 @@ def _check_pipeline(path: Path) -> tuple[dict[str, str], int]:
 
     config = load(path)
     findings = {"configuration": "ok"}
-    bad = 0
+    bad = wrong = 0
     steps = chain(config, Path(path.stem))
     findings["stages"] = " → ".join(folder for folder, _, _ in steps)
     try:
         check_steps(steps, Path(path.stem))
     except LensfinderError as error:
         findings["inputs"] = f"would fail: {error}"
-        bad += 1
+        wrong += 1
     cutout, infer = config.cutout, config.infer
     streamed = [path for path in infer.inputs if shards_in(path) is None]
     if cutout.tiles:
@@ -154,7 +154,7 @@ def _check_pipeline(path: Path) -> tuple[dict[str, str], int]:
         findings["slurm"], refused = _check_jobs(jobs)
         bad += refused
     findings["population"] = _check_population(simulate.population)
-    bad += findings["population"].startswith("would fail")
+    wrong += findings["population"].startswith("would fail")
     bands = survey.load(config.run.survey).choose_bands(simulate.bands)
     stamp_bytes = len(bands) * simulate.size**2 * 5
     minutes = math.ceil(simulate.count * _MOCK_SECONDS / 60 / len(os.sched_getaffinity(0)))
@@ -162,7 +162,7 @@ def _check_pipeline(path: Path) -> tuple[dict[str, str], int]:
         f"{simulate.count} of {simulate.size}² in {','.join(bands)}: "
         f"{simulate.count * stamp_bytes / 1e9:.2f} GB, about {counted(minutes, 'minute')} here"
     )
-    return findings, 3 if bad else 0
+    return findings, 2 if wrong else 3 if bad else 0
 
 
 def _check_jobs(jobs: Sequence[slurm.Job]) -> tuple[str, int]:

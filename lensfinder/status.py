@@ -86,7 +86,7 @@ def _describe_stage(
 ) -> tuple[list[str], dict[str, Any]]:
     stage = _stage_of(folder)
     finished = (folder / INDEX).exists()
-    index = read_index(folder) if finished else {"products": [], "counts": {}}
+    index = {"counts": {}, **(read_index(folder) if finished else {"products": []})}
     made = sorted(p for p in (folder / "products").glob("*") if not p.name.startswith("."))
     listed = {folder / entry["product"] for entry in index["products"]}
     stale = [path for path in made if path not in listed] if finished else []

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_origin
@@ -90,6 +92,8 @@ def test_a_bad_tile_gets_one_clear_line(
         (nothing, ["--size", "60"], "60 is even"),
         (nothing, ["--config", "none.toml"], "no such file: none.toml"),
         (nothing, ["--part", "3/2"], "--part 3/2"),
+        (nothing, ["-o", ""], "an empty name; expected a folder"),
+        (nothing, ["-o", "x" * 300], "File name too long"),
         (nothing, ["--engine", "fast"], "engine 'fast' is unknown"),
         (nothing, ["--catalog", "none.csv"], "no such catalogue: none.csv"),
         (nothing, ["--mag-max", "20"], "mag_min and mag_max need the magnitude mag_r"),
@@ -102,10 +106,36 @@ def test_a_bad_request_is_refused_in_words(
     spoil(tile)
     catalog = [] if "--catalog" in arguments else ["--catalog", tile / "targets.csv"]
     given = command("cutout", tile / "tiles", *catalog, "-o", tile / "out", "-q", *arguments)
-    assert given.code == 2
+    assert given.code == (74 if "x" * 300 in arguments else 2)
     assert said in given.err
     assert "Traceback" not in given.err
     assert not (tile / "out").exists()
+
+
+@pytest.mark.parametrize("arguments", [["--part", "1/2", "--only", "simulate"], ["--finish"]])
+def test_a_chain_of_jobs_has_no_parts_of_its_own(
+    root: Path, command: Command, arguments: list[str]
+) -> None:
+    given = command(
+        "run", root / "pipelines/quickstart.toml", "--engine", "slurm", "--dry-run", *arguments
+    )
+    assert given.code == 2
+    assert "--part or --finish with --engine slurm" in given.err
+
+
+def test_a_training_is_no_job_by_itself(tmp_path: Path, command: Command) -> None:
+    given = command("train", tmp_path, "-o", tmp_path / "out", "--engine", "slurm")
+    assert given.code == 2
+    assert "`lensfinder run PIPELINE.toml --engine slurm`" in given.err
+
+
+def test_neither_a_closed_stderr_nor_a_poor_terminal_is_a_bug(tmp_path: Path) -> None:
+    program = f"{sys.executable} -P -m lensfinder"
+    mocks = f"simulate --survey kids -n 128 --unit-size 64 --size 9 --bands r -o {tmp_path}/out"
+    for line in (f"{program} {mocks} --engine serial 2>&-", f"LC_ALL=C {program} surveys"):
+        poor = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+        said = subprocess.run(line, shell=True, capture_output=True, env=poor, check=False)
+        assert said.returncode == 0, said.stderr
 
 
 def test_an_unknown_network_is_refused(tmp_path: Path, command: Command) -> None:

@@ -202,3 +202,35 @@ def test_a_comma_divides_what_is_not_one_thing(tmp_path: Path) -> None:
     assert read.cutout.bands == ("g", "r")
     assert read.infer.model == (tmp_path / "a.safetensors", tmp_path / "b.safetensors")
     assert read.slurm.options == ("--exclude=n1,n2", "--qos=long")
+
+
+def test_a_key_that_is_set_in_a_table_stands_beside_the_others(tmp_path: Path) -> None:
+    path = write(tmp_path, "[cutout]\nranges = { mag_r = [17, 18], size = [1, 2] }")
+    read = config.load(path, ["cutout.ranges.mag_g-mag_r=[0,3]", "cutout.ranges.size=[1,3]"])
+    assert read.cutout.ranges == {"mag_r": (17, 18), "size": (1, 3), "mag_g-mag_r": (0, 3)}
+    alone = config.load(path, ["cutout.ranges={mag_i=[1,2]}", "cutout.ranges.mag_g=[0,3]"])
+    assert alone.cutout.ranges == {"mag_i": (1, 2), "mag_g": (0, 3)}
+
+
+@pytest.mark.parametrize("key", ["train.clip_norm", "train.learning_rate", "run.timeout_s"])
+@pytest.mark.parametrize("value", ["inf", "nan"])
+def test_no_number_is_infinite(key: str, value: str) -> None:
+    with pytest.raises(RequestError, match=rf"{key}: expected a finite number"):
+        config.load(None, [f"{key}={value}"])
+
+
+def test_what_toml_takes_for_a_time_or_a_number_is_text_where_text_is_wanted(
+    tmp_path: Path,
+) -> None:
+    path = write(tmp_path, "\ufeff[slurm]\ntime = 04:00:00\naccount = 12345")
+    for read in (
+        config.load(path),
+        config.load(None, ["slurm.time=04:00:00", "slurm.account=12345"]),
+    ):
+        assert (read.slurm.time, read.slurm.account) == ("04:00:00", "12345")
+
+
+def test_a_schedulers_file_lies_beside_the_configuration(tmp_path: Path) -> None:
+    read = config.load(write(tmp_path, "[run]\nengine = 'scheduler.json'"))
+    assert read.run.engine == str(tmp_path / "scheduler.json")
+    assert config.load(None, ["run.engine=scheduler.json"]).run.engine == "scheduler.json"

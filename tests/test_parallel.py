@@ -340,6 +340,22 @@ def test_workers_of_another_version_are_refused(
             list(engine.do([unit("a"), unit("b")]))
 
 
+@pytest.mark.parametrize("content", [None, "{}", "<html>"])
+def test_a_file_that_names_no_scheduler_is_not_waited_for_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
+) -> None:
+    monkeypatch.setattr(parallel, "CONNECT_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(parallel, "_LOOK_EVERY_S", 0.05)
+    file = tmp_path / "scheduler.json"
+    if content is not None:
+        file.write_text(content)
+    with (
+        parallel.Engine(str(file), 0) as engine,
+        pytest.raises(RequestError, match=r"scheduler\.json names no scheduler"),
+    ):
+        list(engine.do([unit("a"), unit("b")]))
+
+
 def test_a_scheduler_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parallel, "CONNECT_TIMEOUT_S", 0.2)
     with (

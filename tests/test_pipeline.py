@@ -220,6 +220,10 @@ def test_check_looks_at_all_of_a_pipeline(pipeline: Path, lensfinder: Command) -
         ("[report]\nknown = 'nowhere.csv'", "[report] known"),
         ("[simulate]\nhosts = 'nowhere'", "[simulate] hosts"),
         ("[train]\nnetwork = 'lenznet'", "unknown network 'lenznet'"),
+        ("[simulate]\npopulation = 'genral'", "population 'genral' is unknown"),
+        ("[simulate]\nsize = 33\n[train]\nnetwork = 'alexnet'", "too small for network 'alexnet'"),
+        ("[simulate]\nval_fraction = 0.0", "val_fraction is 0, and training follows"),
+        ("[simulate]\nsize = 33\n[infer]\nmodel = 'kids-gri'", "33 px (data) and 61 px (model)"),
     ],
 )
 def test_what_a_chain_lacks_is_told_before_any_work(
@@ -227,9 +231,43 @@ def test_what_a_chain_lacks_is_told_before_any_work(
 ) -> None:
     (tmp_path / "p.toml").write_text(lines)
     checked = lensfinder("check", tmp_path / "p.toml")
-    assert checked.returncode == 3
+    assert checked.returncode == 2
     assert said in checked.stdout
     run = lensfinder("run", tmp_path / "p.toml", "-o", tmp_path / "out")
     assert run.returncode == 2
     assert said in run.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.fault
+def test_a_chain_that_breaks_off_says_so_by_its_code(
+    root: Path, tmp_path: Path, lensfinder: Command
+) -> None:
+    tiles = shutil.copytree(root / "sample_data" / "tiles", tmp_path / "tiles")
+    first, *others = sorted(tiles.glob("*_sci.fits*"))
+    first.write_bytes(first.read_bytes()[:3000])
+    chain = PIPELINE.format(root=root).replace(f"{root}/sample_data/tiles", str(tiles))
+    few = chain.replace("count = 768", "count = 256").replace("save_every_s = 1", "")
+    (tmp_path / "diverges.toml").write_text(few + "learning_rate = 1e20\n")
+    arguments = ["--engine", "serial", "-o"]
+    said = lensfinder("run", tmp_path / "diverges.toml", *arguments, tmp_path / "diverges")
+    assert said.returncode == 2, said.stderr
+    assert "[Diverged]" in said.stderr
+    assert not (tmp_path / "diverges" / "report").exists()
+    # Without a single stamp of the sky nothing is simulated either.
+    for path in others:
+        path.write_bytes(path.read_bytes()[:3000])
+    (tmp_path / "damaged.toml").write_text(few)
+    checked = lensfinder("check", tmp_path / "damaged.toml")
+    assert checked.returncode == 3
+    said = lensfinder("run", tmp_path / "damaged.toml", *arguments, tmp_path / "damaged")
+    assert said.returncode == 2, said.stderr
+    assert [path.name for path in (tmp_path / "damaged").iterdir()] == ["cutout"]
+
+
+def test_tiles_that_are_streamed_are_looked_at_too(tmp_path: Path, lensfinder: Command) -> None:
+    (tmp_path / "KiDS_DR4.0_180.0_-0.5_r_sci.fits").write_text("<html>")
+    (tmp_path / "p.toml").write_text("[infer]\ninputs = '.'\nbands = 'r'\n[simulate]\nbands='r'")
+    checked = lensfinder("check", tmp_path / "p.toml")
+    assert checked.returncode == 3
+    assert "would fail [unreadable]" in checked.stdout

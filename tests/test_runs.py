@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from skies import sky_YX, tan_wcs, write_kids_tile, write_targets
 from lensfinder import fingerprints, parallel, runs, shards, tables
 from lensfinder.commit import commit, orphans, write_json
 from lensfinder.errors import DiskError, Interrupted
-from lensfinder.ledger import read_index
+from lensfinder.ledger import products_of, read_index
 from lensfinder.signals import listen
 
 Command = Callable[..., Any]
@@ -353,6 +354,65 @@ def test_what_another_run_has_made_meanwhile_stays(
     monkeypatch.setattr(parallel.Engine, "do", do)
     assert command(*request_of("out")).code == 0
     assert steps == ["the other run", 0, [True, True]]
+
+
+@pytest.mark.fault
+def test_a_folder_is_at_work_on_one_request(
+    tmp_path: Path, request_of: Callable[[str], list[object]], command: Command
+) -> None:
+    assert command(*request_of("out"), "--part", "1/2").code == 0
+    told = json.loads((tmp_path / "out" / "run.json").read_text())
+    told["process"] = runs.process(os.getppid())  # lives as long as this test
+    (tmp_path / "out" / "run.json").write_text(json.dumps(told))
+    other = [*request_of("out"), "--set", "cutout.max_bad_fraction=0.4"]
+    said = command(*other)
+    assert said.code == 2
+    assert "is at work on another request" in said.err
+    assert "with other max_bad_fraction" in said.err
+    # The same request may be shared.
+    assert command(*request_of("out"), "--part", "2/2").code == 0
+
+
+@pytest.mark.fault
+def test_nobody_speaks_for_what_another_request_has_put_there(
+    tmp_path: Path, request_of: Callable[[str], list[object]], command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    other = [*request_of("other"), "--set", "cutout.max_bad_fraction=0.4"]
+    assert command(*other).code == 0
+    worked = parallel.Engine.do
+
+    def do(engine: parallel.Engine, units: list[runs.Unit], timeout_s: float) -> Iterator[Any]:
+        for done in worked(engine, units, timeout_s):
+            name = done[0].product.name
+            shutil.copy(tmp_path / "other" / "products" / name, done[0].product)
+            yield done
+
+    monkeypatch.setattr(parallel.Engine, "do", do)
+    said = command(*request_of("out"))
+    assert said.code == 4
+    assert "was made by another run meanwhile" in said.err
+    assert "cutout.max_bad_fraction: 0.4 → 0.5" in said.err
+    assert not (tmp_path / "out" / "index.json").exists()
+
+
+def test_a_folder_in_the_place_of_a_product_is_told(
+    tmp_path: Path, request_of: Callable[[str], list[object]], command: Command
+) -> None:
+    assert command(*request_of("out")).code == 0
+    (product, *_) = products_of(tmp_path / "out")
+    product.unlink()
+    product.mkdir()
+    said = command(*request_of("out"))
+    assert said.code == 2
+    assert f"{product} is a folder" in said.err
+
+
+def test_what_a_link_points_to_is_written(tmp_path: Path) -> None:
+    (tmp_path / "link.json").symlink_to(tmp_path / "real.json")
+    write_json(tmp_path / "link.json", {"a": 1})
+    assert (tmp_path / "link.json").is_symlink()
+    assert json.loads((tmp_path / "real.json").read_text()) == {"a": 1}
 
 
 def test_a_dry_run_changes_nothing(

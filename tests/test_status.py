@@ -129,8 +129,21 @@ def test_a_folder_that_is_no_run_is_refused(
     assert "Traceback" not in said.err
 
 
-def test_a_damaged_index_is_told(run: Path, command: Command) -> None:
-    (run / "index.json").write_text("{")
+@pytest.mark.parametrize("content", ["{", "[]", "{}"])
+def test_a_damaged_index_is_told(run: Path, command: Command, content: str) -> None:
+    (run / "index.json").write_text(content)
     said = command("status", run)
     assert said.code == 2
     assert "index.json can't be read" in said.err
+
+
+def test_a_damaged_record_of_a_failure_is_told(
+    run: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (run / "failures").mkdir(exist_ok=True)
+    (run / "failures" / "x.json").write_text("")
+    monkeypatch.chdir(run)
+    said = command("status", ".")
+    assert said.code == 3
+    assert f"{run.name}: finished" in said.out
+    assert "failed: x [unknown]" in said.out

@@ -94,7 +94,7 @@ def open_set(paths: Sequence[Path]) -> StampSet:
     Parameters
     ----------
     paths : sequence of Path
-        At least one shard; equal paths count once.
+        At least one shard; a file counts once, however it is spelt.
 
     Raises
     ------
@@ -102,7 +102,7 @@ def open_set(paths: Sequence[Path]) -> StampSet:
         If shards differ in bands, pixel scale, size or stretch, or a host, a source or a cell of
         the sky stands in two splits.
     RequestError
-        If train or val lack lenses or non-lenses, or a shard can't be read.
+        If train or val lack lenses or non-lenses, or a shard can't be read or is a copy of another.
     """
     paths = sorted({path.resolve(): path for path in reversed(paths)}.values())
     if not paths:
@@ -125,6 +125,7 @@ def open_set(paths: Sequence[Path]) -> StampSet:
                 (header.bands, round(header.pixel_scale_arcsec, 4), shard.size, header.stretched)
             )
     _check_geometries(paths, geometries)
+    _refuse_copies(paths, fingerprints, names["id"])
     split_N = np.concatenate(splits)
     radec_deg_N2 = np.concatenate(positions).astype(np.float64)
     cell_N = leakage.cells_of(radec_deg_N2)
@@ -170,6 +171,16 @@ def _check_columns(path: Path, catalog: shards.Columns, rows: int) -> None:
                 f"{path}: catalog/{name} does not have a value for each of {rows} stamps",
                 "a shard that `lensfinder simulate` or `lensfinder cutout` wrote",
             )
+
+
+def _refuse_copies(
+    paths: Sequence[Path], fingerprints: Sequence[str], ids: Sequence[npt.NDArray[Any]]
+) -> None:
+    known: dict[tuple[str, ...], Path] = {}
+    for path, fingerprint_of, id_N in zip(paths, fingerprints, ids, strict=True):
+        first = known.setdefault((fingerprint_of, *id_N.tolist()), path)
+        if first is not path:
+            raise RequestError(f"{first} and {path} hold the same stamps", "each of them once")
 
 
 def _check_geometries(

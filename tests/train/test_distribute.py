@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +67,46 @@ def test_ranks_are_processes_with_a_share_each_and_listen_on_the_loopback_only(t
         assert len(one["devices"]) == 2
         assert set(one["listens"]) <= {"0100007F"}, "127.0.0.1 alone, in the kernel's byte order"
     assert not list(tmp_path.glob(".ranks.*")), "the file where ranks met is gone"
+
+
+def test_ranks_meet_whatever_the_folder_is_called(tmp_path):
+    folder = tmp_path / "5% a?b#c"
+    distribute.launch(2, 2, folder, describe, str(tmp_path))
+    assert len(list(tmp_path.glob("*.json"))) == 2
+    assert not list(folder.glob(".ranks.*"))
+
+
+TWICE = """
+import sys
+from pathlib import Path
+from lensfinder.train import distribute
+
+def work(ranks, stop, name):
+    ranks.wait_for_all()
+    (Path(sys.argv[1]) / f"{name}-{ranks.rank}").touch()
+
+for name in ("one", "two"):
+    distribute.launch(1, 1, Path(sys.argv[1]), work, name, name=name)
+"""
+
+
+def test_ranks_that_torchrun_started_do_several_things_one_after_the_other(tmp_path):
+    (tmp_path / "twice.py").write_text(TWICE)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    said = subprocess.run(
+        [*command, tmp_path / "twice.py", tmp_path], capture_output=True, text=True, check=False
+    )
+    assert said.returncode == 0, said.stderr
+    assert {path.name for path in tmp_path.glob("*-?")} == {"one-0", "one-1", "two-0", "two-1"}
+
+
+def test_ranks_that_know_no_place_to_meet_are_told_so(tmp_path, monkeypatch):
+    for name in ("MASTER_ADDR", "SLURM_JOB_ID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    with pytest.raises(RequestError, match="nothing says where ranks meet"):
+        distribute.launch(1, 1, tmp_path, describe, str(tmp_path))
 
 
 def stop_when_told(ranks, stop, _folder):

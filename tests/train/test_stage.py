@@ -1,6 +1,8 @@
 """`train` as a stage: one unit, proven by its model, refused where the request can't be met."""
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from lensfinder.errors import LensfinderError, MismatchError, RequestError
 from lensfinder.ledger import products_of
 from lensfinder.pixels import RECIPES
 from lensfinder.runs import Execution
-from lensfinder.train import optimise
+from lensfinder.train import data, optimise
 
 SERIAL = Execution(engine="serial", verbosity=-1)
 
@@ -306,13 +308,44 @@ def test_folds_do_not_begin_with_a_model_of_the_same_stamps(tmp_path, write_shar
     assert runs.execute("train", begun, tmp_path / "others", SERIAL).exit_code == 0
 
 
-def test_states_of_other_options_and_lost_metrics_are_no_riddle(tmp_path, write_shard):
+def test_states_of_other_options_stay_and_lost_metrics_are_no_riddle(tmp_path, write_shard, capsys):
     config = configure(write_shard(tmp_path / "a.h5"), epochs=1)
     left = tmp_path / "model" / "states" / ("0" * 16)
     left.mkdir(parents=True)
-    summary = runs.execute("train", config, tmp_path / "model", SERIAL)
-    assert any("states of a training with other options" in line for line in summary.lines)
-    assert not left.exists()
+    runs.execute("train", config, tmp_path / "model", Execution(engine="serial"))
+    # Told before the training, which may take days.
+    said = capsys.readouterr().err
+    assert said.startswith(f"note: {left.parent} holds states of a training with other options")
+    assert left.exists()
+    assert [path.name for path in left.parent.iterdir()] == [left.name]
     (tmp_path / "model" / "metrics.jsonl").unlink()
     again = runs.execute("train", config, tmp_path / "model", SERIAL)
     assert (again.exit_code, again.done) == (0, 0)
+
+
+def test_shards_count_once_however_they_are_spelt(tmp_path, write_shard, monkeypatch):
+    shard = write_shard(tmp_path / "a.h5")
+    monkeypatch.chdir(tmp_path)
+    once, twice = (data.open_set(paths) for paths in ([shard], [shard, Path("a.h5"), shard]))
+    assert len(once.label_N) == len(twice.label_N) == 90
+    shutil.copy(shard, tmp_path / "copy.h5")
+    with pytest.raises(RequestError, match=r"a\.h5 and .*copy\.h5 hold the same stamps"):
+        data.open_set([shard, tmp_path / "copy.h5"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"shift_pixels": 13}, "shift_pixels is 13; expected less than half of a stamp"),
+        (
+            {"network": "petrillo2017", "batch_size": 2, "ranks": 2},
+            "at least 2 stamps for each rank",
+        ),
+    ],
+)
+def test_what_no_step_can_do_is_refused_before_the_first(tmp_path, write_shard, changes, said):
+    config = configure(write_shard(tmp_path / "a.h5", size=41), **changes)
+    if "network" not in changes:
+        config = configure(write_shard(tmp_path / "b.h5"), **changes)
+    with pytest.raises(RequestError, match=said):
+        runs.execute("train", config, tmp_path / "model", SERIAL)
