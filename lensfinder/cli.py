@@ -342,7 +342,8 @@ def grades(
     for pair in merged["cohen_kappa"]:
         kappa = "not defined" if pair["kappa"] is None else f"{pair['kappa']:.2f}"
         both = " and ".join(pair["graders"])
-        print(printable(f"{both}: Cohen's kappa {kappa} ({counted(pair['n'], 'object')})"))
+        of = counted(pair["n"], "object")
+        print(printable(f"{both}: Cohen's kappa, quadratic weights, {kappa} ({of})"))
     if merged["fleiss_kappa"] is not None:
         objects = counted(merged["n_by_all"], "object")
         print(f"all: Fleiss' kappa {merged['fleiss_kappa']:.2f} ({objects})")
@@ -368,9 +369,12 @@ def surveys(json_: AsJson = False) -> None:
     if json_:
         print(json.dumps([item.model_dump(mode="json") for item in known], indent=1))
         return
+    width = max(len(item.name) for item in known)
     for item in known:
-        print(f"{item.name:8} {item.title}: {','.join(item.bands)}, {item.pixel_scale_arcsec}″")
-        print(f"{'':8} {item.source}")
+        print(
+            f"{item.name:{width}} {item.title}: {','.join(item.bands)}, {item.pixel_scale_arcsec}″"
+        )
+        print(f"{'':{width}} {item.source}")
 
 
 @app.command()
@@ -395,6 +399,7 @@ def networks(
     if json_:
         print(json.dumps(known, indent=1))
         return
+    print(f"of stamps with {counted(bands, 'band')} and {size} pixels a side (--bands, --size):")
     for item in known:
         cost = (
             f"{item['parameters']:>12,} parameters {item['multiply_adds']:>16,} multiply-adds"

@@ -189,10 +189,17 @@ class Model:
             if not same
         ]
         if wrong:
+            # Neither bands nor a stretch can be had from others.
+            adapts = not any(item.startswith(("bands ", "pixels ")) for item in wrong)
             raise MismatchError(
                 "the data do not match the model: " + "; ".join(wrong),
-                remedy="Cut stamps as the model was trained, train a model on such data, or give "
-                "--adapt, which brings other pixel scales and sharper PSFs to the model's.",
+                remedy="Cut stamps as the model was trained, or train a model on such data"
+                + (
+                    ", or give --adapt, which brings other pixel scales and sharper PSFs to the "
+                    "model's."
+                    if adapts
+                    else "."
+                ),
             )
 
     def seen_in_training(

@@ -129,6 +129,11 @@ class MaskBits(_Part):
     saturation_card: str | None = None
     no_data_value: float | None = None
 
+    @property
+    def names_bits(self) -> bool:
+        """Whether any number of a mask plane spoils a pixel."""
+        return any((self.saturated, self.bad, self.no_data))
+
 
 class Psf(_Part):
     """Where the FWHM of a tile's PSF stands: a header card of the PSF, the image or the file."""

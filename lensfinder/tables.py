@@ -120,32 +120,42 @@ def read_positions(path: Path, extras: Mapping[str, Sequence[str]]) -> Columns:
     return found
 
 
-def read_labels(path: Path) -> dict[str, int]:
+def read_labels(path: Path) -> tuple[dict[str, int], dict[str, str]]:
     """Read which objects are lenses, as the Bologna challenge lists them.
 
     Returns
     -------
-    dict
+    labels : dict
         Id to 1 or 0.
+    splits : dict
+        Id to train, val or test, where a column ``split`` says so.
 
     Raises
     ------
     RequestError
-        If the file can't be read, has no column ``is_lens`` or ``label`` of ones and zeros, or
-        says both of one id.
+        If the file can't be read, has no column ``is_lens`` or ``label`` of ones and zeros, says
+        both of one id, or names another split.
     """
     raw = read_table(path, None)
     keys = {catalogs.key(column): column for column in raw}
     column = keys.get("islens") or keys.get("label")
     if column is None:
         raise RequestError(f"{path} says of no object what it is", "a column is_lens or label")
-    values = catalogs.numbers(path, raw, column)
+    try:
+        values = catalogs.numbers(path, raw, column)
+    except RequestError as error:
+        raise RequestError(error.what, "1 for a lens, else 0") from error
     catalogs.refuse(path, ~np.isin(values, (0, 1)), f"{column} is neither 0 nor 1", "1 for a lens")
     ids = [catalogs.text(value) for value in raw[catalogs.find(path, raw, "id", {})]]
     labels: dict[str, int] = {}
     other = [labels.setdefault(name, int(v)) != v for name, v in zip(ids, values, strict=True)]
     catalogs.refuse(path, np.array(other, bool), f"{column} is 0 and 1 of one id", "one label each")
-    return labels
+    if "split" not in keys:
+        return labels, {}
+    told = np.array([catalogs.text(value).strip() for value in raw[keys["split"]]], dtype=object)
+    unknown = ~np.isin(told.astype(str), ("", *schema.SPLITS))
+    catalogs.refuse(path, unknown, f"{keys['split']} is none", f"one of {', '.join(schema.SPLITS)}")
+    return labels, {name: split for name, split in zip(ids, told, strict=True) if split}
 
 
 def read_table(path: Path, id_column: str | None = None) -> catalogs.Listed:

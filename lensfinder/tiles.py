@@ -195,6 +195,11 @@ class Tile:
             ]
             if bands:
                 found[f"no {kind} files, which {self._survey.name} has"] = ",".join(bands)
+        masked = [band for band, planes in self._planes.items() if "mask" in planes]
+        if masked and not self._survey.mask.names_bits:
+            found[f"masks that spoil nothing: {self._survey.name} names no bits of theirs"] = (
+                ",".join(masked)
+            )
         x, y = (float(value) - 1 for value in self.footprint.wcs.wcs.crpix)
         height, width = self.shape_YX
         inside = -0.5 <= x <= width - 0.5 and -0.5 <= y <= height - 0.5

@@ -388,7 +388,7 @@ def test_axes_of_an_ellipse_are_no_extinction(tmp_path):
 def test_labels_that_contradict_one_another_are_refused(tmp_path):
     where = tmp_path / "classifications.csv"
     where.write_text("id,is_lens\na,0\nb,1\na,0\n")
-    assert tables.read_labels(where) == {"a": 0, "b": 1}
+    assert tables.read_labels(where) == ({"a": 0, "b": 1}, {})
     where.write_text("id,is_lens\na,0\nb,1\na,1\n")
     with pytest.raises(RequestError, match="row 3: is_lens is 0 and 1 of one id"):
         tables.read_labels(where)

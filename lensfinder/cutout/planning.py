@@ -346,17 +346,20 @@ class StampJob:
         One for each object, named by its id.
     labels : mapping of id to 1 or 0
         Where known.
+    splits : mapping of id to train, val or test
+        Where the list of labels says so.
     """
 
     name: str
     objects: tuple[TileFiles, ...]
     labels: Mapping[str, int]
+    splits: Mapping[str, str]
 
     @property
     def inputs(self) -> dict[str, Any]:
         """What decides the pixels and labels: the files' identity and the list of lenses."""
         identities = {files.name: files.identity() for files in self.objects}
-        return {"stamps": identities, "labels": dict(self.labels)}
+        return {"stamps": identities, "labels": dict(self.labels), "splits": dict(self.splits)}
 
     @property
     def task(self) -> dict[str, Any]:
@@ -364,6 +367,7 @@ class StampJob:
         return {
             "stamps": {files.name: plain_paths(files) for files in self.objects},
             "labels": dict(self.labels),
+            "splits": dict(self.splits),
             "targets": {"id": [files.name for files in self.objects]},
         }
 
@@ -389,10 +393,13 @@ def plan_stamps(inputs: Sequence[Path], survey: Survey, bands: tuple[str, ...]) 
     """
     found = tiles.find(inputs, survey, bands)
     labels: dict[str, int] = {}
+    splits: dict[str, str] = {}
     for folder in inputs:
         for path in tilefiles.below(folder) if folder.is_dir() else ():
             if path.name == "classifications.csv":
-                for name, label in tables.read_labels(path).items():
+                listed, told = tables.read_labels(path)
+                splits |= told
+                for name, label in listed.items():
                     if labels.setdefault(name, label) != label:
                         raise RequestError(
                             f"{path} says {label} of {name!r}, and another list the opposite",
@@ -401,6 +408,8 @@ def plan_stamps(inputs: Sequence[Path], survey: Survey, bands: tuple[str, ...]) 
     jobs = []
     for start in range(0, len(found), _STAMPS_A_UNIT):
         part = tuple(found[start : start + _STAMPS_A_UNIT])
-        own = {files.name: labels[files.name] for files in part if files.name in labels}
-        jobs.append(StampJob(f"stamps-{start // _STAMPS_A_UNIT + 1:05d}", part, own))
+        names = [files.name for files in part]
+        own = {name: labels[name] for name in names if name in labels}
+        parted = {name: splits[name] for name in names if name in splits}
+        jobs.append(StampJob(f"stamps-{start // _STAMPS_A_UNIT + 1:05d}", part, own, parted))
     return jobs

@@ -7,6 +7,7 @@ of its own.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,8 @@ from lensfinder.survey import Survey
 from lensfinder.tiles import TileFiles
 
 _VERSION = 5
+# Share of all targets from which it is said why they were rejected.
+_MANY_REJECTED = 0.2
 
 # A process does one unit after another.
 _ROOM = Room()
@@ -207,6 +210,7 @@ def finish(run: Run) -> Summary:
             f"cutout: {_counted(selection)}, {selection['selected']} selected{share}; "
             f"{counts['ok']} ok, {counts['flagged']} flagged, {counts['rejected']} rejected, "
             f"{counts['failed']} failed",
+            *_why_rejected(run, counts["rejected"]),
             *damaged,
         ],
         # Damaged files are no one's choice: they are told as damaged tiles are.
@@ -221,6 +225,26 @@ def _counted(selection: Mapping[str, Any]) -> str:
     if selection["from"] == "catalogue":
         return f"{objects} listed, {inside} of them inside tiles"
     return f"{objects} {'detected' if selection['from'] == 'detection' else 'in stamps'}"
+
+
+def _why_rejected(run: Run, rejected: int) -> list[str]:
+    """Say what most rejected targets were rejected for, where these are more than a few."""
+    if not rejected or rejected < _MANY_REJECTED * sum(unit.planned for unit in run.units):
+        return []
+    reasons: Counter[str] = Counter()
+    for unit in run.units:
+        if unit.product.exists() and unit.product.suffix == ".h5":
+            ended = _outcomes(unit)
+            reasons.update(
+                why
+                for why, how in zip(ended["reason"], ended["outcome"], strict=True)
+                if how == schema.REJECTED
+            )
+    said = ", ".join(f"{count} {why.replace('_', ' ')}" for why, count in reasons.most_common(3))
+    return [
+        f"rejected: {said}; masked also counts what lies beyond the edge of a tile or a stamp "
+        "(--size, --max-bad-fraction)"
+    ]
 
 
 def _damaged_stamps(run: Run) -> list[str]:

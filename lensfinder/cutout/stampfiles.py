@@ -35,14 +35,15 @@ def stamps_of(
     Parameters
     ----------
     task : mapping
-        ``stamps`` and ``labels`` as in `planning.StampJob.task`.
+        ``stamps``, ``labels`` and ``splits`` as in `planning.StampJob.task`.
     survey, bands, size, max_bad_fraction
         As for `read_stamps`.
     """
     objects = [TileFiles(name, from_plain(paths)) for name, paths in task["stamps"].items()]
     return read_stamps(
-        objects, survey, bands, size, max_bad_fraction=max_bad_fraction, labels=task["labels"]
-    )
+        objects, survey, bands, size, max_bad_fraction=max_bad_fraction, labels=task["labels"],
+        splits=task["splits"],
+    )  # fmt: skip
 
 
 def read_stamps(
@@ -53,6 +54,7 @@ def read_stamps(
     *,
     max_bad_fraction: float,
     labels: Mapping[str, int],
+    splits: Mapping[str, str],
 ) -> Stamps:
     """Read the stamps of objects, each centred on its middle pixel.
 
@@ -66,6 +68,7 @@ def read_stamps(
         Odd side in pixels; larger stamps are cropped, smaller ones padded and flagged.
     max_bad_fraction : float
     labels : mapping of id to 1 or 0
+    splits : mapping of id to train, val or test
         Where known.
 
     Returns
@@ -118,6 +121,7 @@ def read_stamps(
         "tile": np.full(n, "", dtype=object),
         "flags": flags,
         "label": np.array([labels.get(name, schema.UNKNOWN) for name in ids], np.int8),
+        "split": np.array([splits.get(name, "") for name in ids], dtype=object),
         **{f"psf_fwhm_{band}_arcsec": fwhm[:, c] for c, band in enumerate(bands)},
         "psf_source": sources,
     }

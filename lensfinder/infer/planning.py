@@ -54,7 +54,15 @@ def plan_units(run: Run) -> Generator[list[Unit], None, None]:
         listed = [path for shards_of in found for path in shards_of or []]
         if note := section.meant_for_tiles(()):
             run.notices.append(note)
-        units = [unit for unit in _shard_units(listed, run, models) if unit.planned]
+        planned = list(_shard_units(listed, run, models))
+        units = [unit for unit in planned if unit.planned]
+        if planned and not units and not run.execution.is_share:
+            raise RequestError(
+                f"no stamp of {', '.join(str(path) for path in section.inputs)} is of the split "
+                + " or ".join(section.splits),
+                "stamps to score",
+                "Add --splits train,val,test, where the model never saw them.",
+            )
         yield units
         run.units += units
     elif any(found):

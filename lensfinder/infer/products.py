@@ -197,9 +197,9 @@ def _other_noise(over_training: Sequence[Mapping[str, float]]) -> list[str]:
     typical = {
         band: float(np.median([unit[band] for unit in strange if band in unit])) for band in bands
     }
-    ratios = ", ".join(f"{ratio:.2g} in {band}" for band, ratio in typical.items())
+    ratios = ", ".join(f"{ratio:.2g} times as much in {band}" for band, ratio in typical.items())
     where = f" ({len(strange)} of {len(over_training)} units)" if len(over_training) > 1 else ""
     return [
-        f"noise is not that of the model's training stamps{where}: {ratios} times as much. Its "
+        f"noise is not that of the model's training stamps{where}: {ratios}. Its "
         "thresholds don't hold there: make mocks of this depth, and let `report` compare them"
     ]

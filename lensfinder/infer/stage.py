@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from lensfinder import schema, tables
 from lensfinder.config import Config
 from lensfinder.cutout import planning as targets
-from lensfinder.errors import RequestError
+from lensfinder.errors import RequestError, counted
 from lensfinder.fingerprints import fingerprint
 from lensfinder.infer import histogram, products
 from lensfinder.infer.ahead import ahead
@@ -213,7 +213,11 @@ def finish(run: Run) -> Summary:
         "infer",
         run.folder,
         counts,
-        [*products.remarks(run.units), f"infer: {scored} objects scored{rejected}{failed}"],
+        [
+            *products.remarks(run.units),
+            f"infer: {counted(scored, 'object')} scored{rejected}{failed}; best first in "
+            f"{run.folder / products.RANKED}",
+        ],
         # Damaged files are no one's choice, among stamps as among tiles.
         exit_code=0 if not products.damaged(run.units) else 3 if scored else 2,
     )

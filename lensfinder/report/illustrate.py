@@ -67,15 +67,18 @@ def _rankings(measured: Measured, prevalence: float) -> Iterator[Illustration]:
     at = None
     if point is not None and point.fpr.value is not None and point.tpr.value is not None:
         at = (point.fpr.value, point.tpr.value)
-    kinds = {kind.kind: kind.roc for kind in measured.kinds[:_MOST_KINDS]}
+    hardest = sorted(measured.kinds, key=lambda kind: kind.auroc.value or 0.0)[:_MOST_KINDS]
+    kinds = {kind.kind: kind.roc for kind in hardest}
     if len(kinds) < 2:
         kinds = {}
+    left_out = len(measured.kinds) - len(kinds)
+    some = f" (the {len(kinds)} hardest of {len(measured.kinds)})" if kinds and left_out else ""
     yield _both(
         "roc",
         "Completeness against false positives",
         "ROC of the mocks’ test split, with a bootstrap band that redraws whole hosts, and of all "
-        "lenses against each kind of negative. In the shaded region fewer than three negatives "
-        "would pass: nothing there is bounded.",
+        f"lenses against each kind of negative{some}. In the shaded region fewer than three "
+        "negatives would pass: nothing there is bounded.",
         f"ROC curve with a logarithmic false positive axis; AUROC {area(measured.auroc.value or 0)}"
         + (
             ""
@@ -96,7 +99,8 @@ def _rankings(measured: Measured, prevalence: float) -> Iterator[Illustration]:
         "precision",
         "Precision against recall",
         f"Average precision at the test split’s mix of classes: {best}. At the sky’s prevalence "
-        "the same ranking is far less pure; thin lines are for each kind as the only negatives.",
+        "the same ranking is far less pure; thin lines are for each kind as the only negatives"
+        f"{some}.",
         f"Precision over recall at two prevalences; average precision {best} in the test split",
         lambda palette: figures.precision_figure(
             recall_M, tested_M, rare_M, prevalence, palette, by_kind

@@ -65,8 +65,8 @@ def make(unit: Unit) -> Receipt:
     weights = keys["sky_fraction"] or inputs.sky_fraction_of(scores["mocks"])
     if not np.isin(scores["mocks"]["label"], (0, 1)).any():
         raise RequestError(
-            "none of the scores has a label", "scores of labelled mocks",
-            "Give scores of the sky with --sky.",
+            "none of the scores has a label", "scores of mocks, or of labelled stamps",
+            "Give those, and scores of the sky beside them with --sky.",
         )  # fmt: skip
     measured, used = measure.measure_labelled(
         scores["mocks"], fprs=keys["fpr"], prevalence=prevalence, seed=seed,

@@ -37,7 +37,8 @@ def plan(config: Config, run: Run) -> Iterator[list[Unit]]:
     if not wanted.scores:
         raise RequestError(
             "report was given no scores", "at least one folder of scores of labelled mocks",
-            "Give the folder that `lensfinder infer` wrote for the mocks.",
+            "Give the folder that `lensfinder infer` wrote for mocks or labelled stamps: without "
+            "negatives there is no threshold. The sky alone is ranked in ranked.parquet.",
         )  # fmt: skip
     files = {"mocks": [path for given in wanted.scores for path in inputs.score_files(given)]}
     stamps = None

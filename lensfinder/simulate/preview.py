@@ -88,7 +88,7 @@ def write_mosaic(
     *,
     reference_band: str,
     pictures: bool = False,
-    columns_of_stamps: int = 10,
+    most_across: int = 10,
     lines_of_lenses: int = 3,
 ) -> None:
     """Write a PNG: lines of lenses, then a line of each kind of negative, in every stretch.
@@ -102,14 +102,13 @@ def write_mosaic(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    across = columns_of_stamps
-    lines = [
-        part[k : k + across]
-        for part in choose(columns["kind"], lines_of_lenses * across, across)
-        for k in range(0, len(part), across)
-    ]
+    chosen = choose(columns["kind"], lines_of_lenses * most_across, most_across)
+    # A few are shown larger.
+    across = min(most_across, max(len(part) for part in chosen))
+    side = 1.3 * min(3.0, most_across / across)
+    lines = [part[k : k + across] for part in chosen for k in range(0, len(part), across)]
     stretches = ("composite",) if pictures else STRETCHES
-    size = (1.3 * across, (1.55 * len(lines) + 0.3) * len(stretches))
+    size = (max(side * across, 2.6), ((side + 0.25) * len(lines) + 0.3) * len(stretches))
     figure = Figure(figsize=size)
     FigureCanvasAgg(figure)
     panels = figure.subfigures(len(stretches), 1, squeeze=False)[:, 0]

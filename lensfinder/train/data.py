@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 
 from lensfinder import schema, shards
-from lensfinder.errors import MismatchError, RequestError
+from lensfinder.errors import MismatchError, RequestError, counted
 from lensfinder.fingerprints import fingerprint
 from lensfinder.train import leakage
 from lensfinder.train.augment import Augmentation, view_onto
@@ -159,6 +159,13 @@ def open_set(paths: Sequence[Path]) -> StampSet:
             f"{' and others' if len(paths) > 1 else ''} is labelled lens or non-lens",
             "mocks of `lensfinder simulate`, or cutouts that `lensfinder grades` has labelled",
         )
+    unsplit = int((np.isin(stamps.label_N, (schema.LENS, schema.NOT_LENS)) & (split_N == "")).sum())
+    if unsplit and not (split_N != "").any():
+        raise RequestError(
+            f"the {counted(unsplit, 'labelled stamp')} of {paths[0].parent} are of no split",
+            "stamps to train on, and others to choose the epoch by",
+            "Give each train, val or test in a column `split` of its classifications.csv.",
+        )
     for split in ("train", "val"):
         _check_classes(split, stamps.label_N[stamps.members(split)])
     return stamps
@@ -199,7 +206,7 @@ def _check_geometries(
 
 _MORE_OF = {
     "train": "Name a folder that holds some, too, such as mocks of `lensfinder simulate`.",
-    "val": "Simulate more mocks, or a larger share for val (simulate.val_fraction).",
+    "val": "More stamps, or a larger share of them for val (of mocks: simulate.val_fraction).",
 }
 
 

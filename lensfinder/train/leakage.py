@@ -58,11 +58,12 @@ def prints_of(image_NCHW: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
     The bits of all pixels are mixed and added up, so that equal numbers mean equal pixels in some
     order. 0 stands for a stamp without any scatter, which tells nothing.
     """
-    bits_NCP = np.ascontiguousarray(image_NCHW).view(np.uint32).reshape(*image_NCHW.shape[:2], -1)
+    n, bands, height, width = image_NCHW.shape
+    bits_NCP = np.ascontiguousarray(image_NCHW).view(np.uint32).reshape(n, bands, height * width)
     mixed_NCP = bits_NCP.astype(np.uint64) * _ODD
     mixed_NCP ^= mixed_NCP >> np.uint64(29)
     mixed_NCP *= _ODD
-    band_C = 2 * np.arange(image_NCHW.shape[1], dtype=np.uint64) + np.uint64(1)
+    band_C = 2 * np.arange(bands, dtype=np.uint64) + np.uint64(1)
     total_N = (mixed_NCP.sum(axis=2) * band_C).sum(axis=1)
     flat_N = (bits_NCP == bits_NCP[:, :, :1]).all(axis=(1, 2))
     total_N[flat_N] = 0

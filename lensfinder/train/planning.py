@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from lensfinder import checkpoint, networks
+from lensfinder import checkpoint, networks, schema
 from lensfinder.config import Config, TrainConfig
-from lensfinder.errors import MismatchError, RequestError
+from lensfinder.errors import MismatchError, RequestError, counted
 from lensfinder.fingerprints import ingredients
-from lensfinder.ledger import products_of
+from lensfinder.ledger import INDEX, products_of, read_index
 from lensfinder.model import Model
 from lensfinder.pixels import name_of
 from lensfinder.runs import Run, Unit
@@ -26,6 +26,7 @@ from lensfinder.train.settings import Settings
 _VERSION = 5
 MODEL = "model"
 STATES = "states"
+LABELLED = "labelled.h5"  # of `grades`
 # Keys that say how many models there will be; what each is made of stands in its own ingredients.
 _HOW_MANY = ("members", "separately", "folds")
 
@@ -70,6 +71,11 @@ def plan_units(config: Config, run: Run) -> Iterator[list[Unit]]:
                     if named
                 )
                 units.append(_unit(name, config, run, parted, world, fold, member, pixels, init))
+    without = int(((everything.label_N != schema.UNKNOWN) & (everything.split_N == "")).sum())
+    if without:
+        run.notices.append(
+            f"note: not trained on, for they are of no split: {counted(without, 'labelled stamp')}"
+        )
     _tell_other_states(run, units)
     units = run.share(units)
     run.units += units
@@ -147,7 +153,15 @@ def _shards_of(paths: Sequence[Path]) -> list[Path]:
         raise RequestError("no shards to train on", "at least one folder of `simulate`")
     found: list[Path] = []
     for path in paths:
-        found += [path] if path.is_file() else products_of(path)
+        graded = path / LABELLED
+        if path.is_file():
+            found.append(path)
+        elif graded.exists() and not (path / INDEX).exists():
+            found.append(graded)
+        elif (stage := read_index(path)["stage"]) not in ("simulate", "cutout"):
+            raise RequestError(f"{path} was written by {stage}", "a folder of simulate or cutout")
+        else:
+            found += products_of(path)
     return found
 
 

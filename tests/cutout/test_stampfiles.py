@@ -195,6 +195,48 @@ def test_bands_of_a_stamp_lie_on_one_grid(tmp_path: Path, command: Command) -> N
     }  # fmt: skip
 
 
+def test_stamps_of_ones_own_are_trained_on_by_their_split(tmp_path: Path, command: Command) -> None:
+    bologna(tmp_path / "in", n=60)
+    labels = tmp_path / "in" / "classifications.csv"
+    names = ["train"] * 40 + ["val"] * 10 + ["test"] * 10
+    rows = [f"{100001 + k},{k % 2},{split}" for k, split in enumerate(names)]
+    cut = ["cutout", tmp_path / "in", "--survey", "bologna_ground", "--size", 31, "--bands", "r"]
+    train = ["train", tmp_path / "out", "-o", tmp_path / "model", "--epochs", 1, "--batch-size", 10]
+    # Without splits nobody knows what may be learnt from.
+    labels.write_text("\n".join(["ID,is_lens", *(row.rpartition(",")[0] for row in rows)]))
+    assert command(*cut, "--engine", "serial", "-o", tmp_path / "out").code == 0
+    said = command(*train)
+    assert said.code == 2
+    assert "60 labelled stamps of" in said.err
+    assert "column `split` of its classifications.csv" in said.err
+    labels.write_text("\n".join(["ID,is_lens,split", *rows]))
+    assert command(*cut, "--engine", "serial", "-o", tmp_path / "out", "--force").code == 0
+    assert read_only(tmp_path / "out")["split"].tolist() == names
+    assert command(*train).code == 0
+    scores = ["infer", tmp_path / "out", "--model", tmp_path / "model", "--engine", "serial"]
+    said = command(*scores, "-o", tmp_path / "scores")
+    assert said.code == 0, said.err
+    assert "10 objects scored; best first in" in said.out
+    # What the model scored is no shard to train on.
+    said = command("train", tmp_path / "scores", "-o", tmp_path / "no")
+    assert "was written by infer; expected a folder of simulate or cutout" in said.err
+    labels.write_text("\n".join(["ID,is_lens,split", *(r.replace("test", "val") for r in rows)]))
+    assert command(*cut, "--engine", "serial", "-o", tmp_path / "out", "--force").code == 0
+    said = command(*scores, "-o", tmp_path / "none")
+    assert said.code == 2
+    assert "is of the split test; expected stamps to score. Add --splits" in said.err
+
+
+def test_what_most_stamps_were_rejected_for_is_said(tmp_path: Path, command: Command) -> None:
+    bologna(tmp_path / "in")
+    said = command(
+        "cutout", tmp_path / "in", "--survey", "bologna_ground", "--size", 61, "--engine", "serial",
+        "-o", tmp_path / "out",
+    )  # fmt: skip
+    assert "rejected: 4 " in said.out
+    assert "lies beyond the edge of a tile or a stamp (--size, --max-bad-fraction)" in said.out
+
+
 def write_picture(path: Path, pixels: np.ndarray) -> None:
     from PIL import Image
 
@@ -257,7 +299,13 @@ def test_a_folder_of_stamps_is_checked_in_a_line(tmp_path: Path, command: Comman
     assert found["100002"].startswith("would be rejected [missing_band]")
 
 
-@pytest.mark.parametrize("text", ["ID,flux\n1,2\n", "ID,is_lens\n1,2\n", "x,is_lens\n1,1\n", ""])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("ID,flux\n1,2\n", "ID,is_lens\n1,2\n", "x,is_lens\n1,1\n", ""),
+        *("ID,is_lens\n1,yes\n", "ID,is_lens,split\n1,1,trian\n"),
+    ],
+)
 def test_labels_that_say_nothing_are_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "classifications.csv").write_text(text)
     with pytest.raises(RequestError):

@@ -108,3 +108,7 @@ def test_too_few_groups_for_the_folds_are_refused():
     label_N = np.array([0, 1, 0, 1], np.int8)
     with pytest.raises(RequestError, match=r"1 groups.*no 2 folds"):
         fold_of(np.zeros(4, np.int64), label_N, 2, 1)
+
+
+def test_no_stamps_have_no_prints():
+    assert leakage.prints_of(np.empty((0, 3, 5, 5), np.float32)).shape == (0,)
