@@ -115,13 +115,22 @@ def describe_shipped() -> list[dict[str, Any]]:
     Returns
     -------
     list of dict
-        ``name``, what `Spec` has, ``model_id`` and ``card``, the path of its model card.
+        ``name``, what `Spec` has, ``model_id``, ``card``, the path of its model card, and
+        ``thresholds``: by false positive rate of its own mocks the logit, and the share of their
+        lenses above it.
     """
     found = []
     for name in shipped.names():
         header = read_header(shipped.file_of(name))
         card = str(shipped.card_of(name))
-        found.append({"name": name, **header["spec"], "model_id": header["model_id"], "card": card})
+        points = header.get("thresholds", {}).get("points", [])
+        thresholds = [
+            {"fpr": at["fpr_asked"], "logit": at["logit"], "tpr": at["tpr"]["value"]}
+            for at in points
+            if at["logit"] is not None
+        ]
+        about = {"model_id": header["model_id"], "card": card, "thresholds": thresholds}
+        found.append({"name": name, **header["spec"], **about})
     return found
 
 

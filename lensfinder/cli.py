@@ -422,6 +422,11 @@ def _list_models(json_: bool) -> None:
             f"{item['name']:14} {','.join(item['bands'])} {pixels}, {item['size']} px of "
             f"{item['pixel_scale_arcsec']:g} arcsec, {item['network']}\n{'':14} {item['card']}"
         )
+        for at in item["thresholds"]:
+            print(
+                f"{'':14} of its own mocks, {at['fpr']:g} of non-lenses and {at['tpr']:.0%} of "
+                f"lenses have a logit of {at['logit']:.2f} or more"
+            )
 
 
 def main() -> None:

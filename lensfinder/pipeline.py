@@ -174,7 +174,8 @@ def run_pipeline(
                 print(*map(printable, summary.lines), sep="\n", file=sys.stderr, flush=True)
     if execution.dry_run:
         waiting = [
-            f"{stage}: planned from what comes before it" for _, stage, _ in steps[len(summaries) :]
+            f"{folder}: planned from what comes before it"
+            for folder, _, _ in steps[len(summaries) :]
         ]
         summaries[-1].lines = [line for each in summaries for line in each.lines] + waiting
     return summaries

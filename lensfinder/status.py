@@ -109,6 +109,9 @@ def _describe_stage(
         f"{folder.resolve().name}: {state}, {counted(about['products'], 'product')}"
         + (f"; {counts}" * bool(counts))
     ]
+    saved = [int(path.stem.removeprefix("step-")) for path in folder.glob("states/*/step-*.state")]
+    if saved and not finished:
+        lines.append(f"  {counted(max(saved), 'step')} of a training saved")
     lines += [f"  failed: {f['unit']} [{f['reason']}] {f['message']}" for f in failures]
     lines += [f"  damaged: {name}; run the command again to make it anew" for name in damaged]
     if verify and not damaged:
