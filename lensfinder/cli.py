@@ -363,18 +363,9 @@ def surveys(json_: AsJson = False) -> None:
 
     Example: lensfinder surveys
     """
-    from lensfinder import survey
+    from lensfinder import listings
 
-    known = [survey.load(name) for name in survey.names()]
-    if json_:
-        print(json.dumps([item.model_dump(mode="json") for item in known], indent=1))
-        return
-    width = max(len(item.name) for item in known)
-    for item in known:
-        print(
-            f"{item.name:{width}} {item.title}: {','.join(item.bands)}, {item.pixel_scale_arcsec}″"
-        )
-        print(f"{'':{width}} {item.source}")
+    _print_list(*listings.surveys(), as_json=json_)
 
 
 @app.command()
@@ -390,43 +381,14 @@ def networks(
 
     Example: lensfinder networks --bands 1 --size 45
     """
-    if models:
-        _list_models(json_)
-        return
-    from lensfinder.networks import describe
+    from lensfinder import listings
 
-    known = describe(bands, size)
-    if json_:
-        print(json.dumps(known, indent=1))
-        return
-    print(f"of stamps with {counted(bands, 'band')} and {size} pixels a side (--bands, --size):")
-    for item in known:
-        cost = (
-            f"{item['parameters']:>12,} parameters {item['multiply_adds']:>16,} multiply-adds"
-            if "reason" not in item
-            else item["reason"]
-        )
-        print(f"{item['name']:13} {cost}\n{'':13} {item['citation']}")
+    listed = listings.models() if models else listings.networks(bands, size)
+    _print_list(*listed, as_json=json_)
 
 
-def _list_models(json_: bool) -> None:
-    from lensfinder.checkpoint import describe_shipped
-
-    known = describe_shipped()
-    if json_:
-        print(json.dumps(known, indent=1))
-        return
-    for item in known:
-        pixels = "8-bit pictures" if item["stretched"] else "fluxes"
-        print(
-            f"{item['name']:14} {','.join(item['bands'])} {pixels}, {item['size']} px of "
-            f"{item['pixel_scale_arcsec']:g} arcsec, {item['network']}\n{'':14} {item['card']}"
-        )
-        for at in item["thresholds"]:
-            print(
-                f"{'':14} of its own mocks, {at['fpr']:g} of non-lenses and {at['tpr']:.0%} of "
-                f"lenses have a logit of {at['logit']:.2f} or more"
-            )
+def _print_list(content: list[dict[str, Any]], lines: list[str], *, as_json: bool) -> None:
+    print(json.dumps(content, indent=1) if as_json else "\n".join(lines))
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from lensfinder.errors import Interrupted
-from lensfinder.runs import Unit
+from lensfinder.units import Unit
 
 if TYPE_CHECKING:
     from distributed import Client, Future, LocalCluster

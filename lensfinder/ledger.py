@@ -12,7 +12,8 @@ from typing import Any
 from lensfinder import schema, tables
 from lensfinder.commit import sha256_of, write_json
 from lensfinder.errors import RequestError
-from lensfinder.runs import RUN, Receipt, Run, Unit
+from lensfinder.runs import RUN, Run
+from lensfinder.units import Receipt, Unit
 
 INDEX = "index.json"
 LEDGER = "ledger.parquet"

@@ -36,9 +36,9 @@ from lensfinder.errors import (
     RequestError,
     UnitError,
 )
-from lensfinder.runs import Failure, Receipt, Unit
 from lensfinder.signals import TooLong, alarm
 from lensfinder.slurm import worker_jobs
+from lensfinder.units import Failure, Receipt, Unit
 
 if TYPE_CHECKING:
     from distributed import Client, Future, LocalCluster

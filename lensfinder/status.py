@@ -15,7 +15,8 @@ from lensfinder.config import STAGES
 from lensfinder.errors import RequestError, counted, nearest
 from lensfinder.fingerprints import fingerprint
 from lensfinder.ledger import INDEX, LEDGER, read_index
-from lensfinder.runs import RUN, Unit, process
+from lensfinder.runs import RUN, process
+from lensfinder.units import Unit
 
 
 def describe(

@@ -19,7 +19,7 @@ from lensfinder import parallel, shards, tables
 from lensfinder.crew import Crew
 from lensfinder.errors import DiskError, MismatchError, RequestError, UnitError
 from lensfinder.ledger import read_index
-from lensfinder.runs import Failure, Receipt, Unit
+from lensfinder.units import Failure, Receipt, Unit
 
 Command = Callable[..., Any]
 LOCALHOST = {"0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F"}
@@ -187,7 +187,7 @@ def test_serial_units_come_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
 PRELOADED = """
 import ctypes, os, signal
 from lensfinder.cutout import stage
-from lensfinder.runs import Receipt
+from lensfinder.units import Receipt
 
 def do(unit):
     if unit.name == "crashes":
@@ -273,7 +273,7 @@ import signal, sys
 from pathlib import Path
 from distributed import get_worker
 from lensfinder.cutout import stage
-from lensfinder.runs import Receipt
+from lensfinder.units import Receipt
 
 def do(unit):
     gone = Path("FOLDER", unit.name)

@@ -24,6 +24,7 @@ from lensfinder.commit import commit, orphans, write_json
 from lensfinder.errors import DiskError, Interrupted
 from lensfinder.ledger import products_of, read_index
 from lensfinder.signals import listen
+from lensfinder.units import Unit
 
 Command = Callable[..., Any]
 SHAPE_YX = (60, 60)
@@ -345,7 +346,7 @@ def test_what_another_run_has_made_meanwhile_stays(
             steps.append(command(*request_of("out")).code)
         return found
 
-    def do(engine: parallel.Engine, units: list[runs.Unit], timeout_s: float) -> Iterator[Any]:
+    def do(engine: parallel.Engine, units: list[Unit], timeout_s: float) -> Iterator[Any]:
         if steps[-1] == 0:
             steps.append([unit.product.exists() for unit in units])
         return worked(engine, units, timeout_s)
@@ -382,7 +383,7 @@ def test_nobody_speaks_for_what_another_request_has_put_there(
     assert command(*other).code == 0
     worked = parallel.Engine.do
 
-    def do(engine: parallel.Engine, units: list[runs.Unit], timeout_s: float) -> Iterator[Any]:
+    def do(engine: parallel.Engine, units: list[Unit], timeout_s: float) -> Iterator[Any]:
         for done in worked(engine, units, timeout_s):
             name = done[0].product.name
             shutil.copy(tmp_path / "other" / "products" / name, done[0].product)

@@ -18,10 +18,11 @@ from lensfinder.cutout.targets import Ownership, assign, keep_once
 from lensfinder.cutout.travel import from_plain, meaning, plain_paths
 from lensfinder.fingerprints import ingredients
 from lensfinder.footprints import Footprint, separation_deg
-from lensfinder.runs import Receipt, Run, Unit
+from lensfinder.runs import Run
 from lensfinder.survey import Survey
 from lensfinder.tables import Columns
 from lensfinder.tiles import TileFiles
+from lensfinder.units import Receipt, Unit
 
 _VERSION = 6
 

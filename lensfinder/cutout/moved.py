@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from lensfinder import shards, tables
 from lensfinder.errors import MismatchError
 from lensfinder.fingerprints import fingerprint
-from lensfinder.runs import Run, Unit
+from lensfinder.runs import Run
+from lensfinder.units import Unit
 
 if TYPE_CHECKING:
     from lensfinder.cutout.planning import Job, Plan

@@ -22,10 +22,11 @@ from lensfinder.cutout.targets import Ownership, assign
 from lensfinder.cutout.travel import from_plain, meaning, plain_paths
 from lensfinder.errors import RequestError, UnitError, counted
 from lensfinder.footprints import Footprint
-from lensfinder.runs import Failure, Run, Unit
+from lensfinder.runs import Run
 from lensfinder.survey import Survey
 from lensfinder.tables import Columns
 from lensfinder.tiles import TileFiles
+from lensfinder.units import Failure, Unit
 
 __all__ = [
     "Job",

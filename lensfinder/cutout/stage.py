@@ -21,9 +21,10 @@ from lensfinder.cutout.stampfiles import is_damage, stamps_of
 from lensfinder.errors import RequestError, counted
 from lensfinder.fingerprints import fingerprint, ingredients
 from lensfinder.ledger import close_ledger
-from lensfinder.runs import Receipt, Run, Summary, Unit
+from lensfinder.runs import Run, Summary
 from lensfinder.survey import Survey
 from lensfinder.tiles import TileFiles
+from lensfinder.units import Receipt, Unit
 
 _VERSION = 5
 # Share of all targets from which it is said why they were rejected.

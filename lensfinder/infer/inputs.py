@@ -15,9 +15,9 @@ from lensfinder.cutout import planning
 from lensfinder.cutout.extract import Stamps, extract, psf_columns
 from lensfinder.cutout.stampfiles import stamps_of
 from lensfinder.infer import adapt
-from lensfinder.runs import Unit
 from lensfinder.survey import Survey
 from lensfinder.tiles import TileFiles
+from lensfinder.units import Unit
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from lensfinder.infer.ensemble import Ensemble
 from lensfinder.infer.inputs import chosen
 from lensfinder.ledger import INDEX, products_of, read_index
 from lensfinder.model import PIXEL_SCALE_TOLERANCE
-from lensfinder.runs import RUN, Run, Unit
+from lensfinder.runs import RUN, Run
+from lensfinder.units import Unit
 
 VERSION = 6
 # A tile streams by, however many targets it has; a unit is what a kill costs at most.

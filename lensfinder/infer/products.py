@@ -19,8 +19,9 @@ from lensfinder.fingerprints import fingerprint
 from lensfinder.infer import histogram
 from lensfinder.infer.groups import group
 from lensfinder.infer.inputs import pick
-from lensfinder.runs import Run, Unit
+from lensfinder.runs import Run
 from lensfinder.tables import Columns
+from lensfinder.units import Unit
 
 CANDIDATES = "candidates.h5"
 RANKED = "ranked.parquet"

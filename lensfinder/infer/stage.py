@@ -25,7 +25,8 @@ from lensfinder.infer.ahead import ahead
 from lensfinder.infer.inputs import Chunk, planned_ids, stream
 from lensfinder.infer.reach import reach
 from lensfinder.ledger import close_ledger
-from lensfinder.runs import Receipt, Run, Summary, Unit
+from lensfinder.runs import Run, Summary
+from lensfinder.units import Receipt, Unit
 
 if TYPE_CHECKING:
     from lensfinder.infer.ensemble import Ensemble

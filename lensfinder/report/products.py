@@ -26,7 +26,7 @@ from lensfinder.report import (
     page,
 )
 from lensfinder.report import sky as unlabelled
-from lensfinder.runs import Receipt, Unit
+from lensfinder.units import Receipt, Unit
 
 REPORT = "report.json"
 PAGE = "index.html"

@@ -18,7 +18,8 @@ from lensfinder.errors import MismatchError, RequestError
 from lensfinder.fingerprints import ingredients
 from lensfinder.ledger import INDEX, close_ledger, read_index
 from lensfinder.report import inputs, products
-from lensfinder.runs import Receipt, Run, Summary, Unit
+from lensfinder.runs import Run, Summary
+from lensfinder.units import Receipt, Unit
 
 _VERSION = 5
 

@@ -19,9 +19,10 @@ from lensfinder.errors import RequestError, counted
 from lensfinder.fingerprints import ingredients
 from lensfinder.ledger import close_ledger
 from lensfinder.parallel import keep_buffers
-from lensfinder.runs import Receipt, Run, Summary, Unit
+from lensfinder.runs import Run, Summary
 from lensfinder.simulate.distributions import RecipeError
 from lensfinder.simulate.planning import load_population, plan_request
+from lensfinder.units import Receipt, Unit
 
 if TYPE_CHECKING:
     from lensfinder.simulate.mocks import Mocks, Setting

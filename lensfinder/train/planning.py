@@ -17,11 +17,12 @@ from lensfinder.fingerprints import ingredients
 from lensfinder.ledger import INDEX, products_of, read_index
 from lensfinder.model import Model
 from lensfinder.pixels import name_of
-from lensfinder.runs import Run, Unit
+from lensfinder.runs import Run
 from lensfinder.train import data, distribute, loop, transfer
 from lensfinder.train.data import StampSet
 from lensfinder.train.network import channels_for, weights_from
 from lensfinder.train.settings import Settings
+from lensfinder.units import Unit
 
 _VERSION = 5
 MODEL = "model"

@@ -22,7 +22,7 @@ from lensfinder.errors import RequestError
 from lensfinder.ledger import close_ledger
 from lensfinder.model import Model, Spec, create
 from lensfinder.progress import Progress
-from lensfinder.runs import Receipt, Run, Summary, Unit
+from lensfinder.runs import Run, Summary
 from lensfinder.signals import Stop
 from lensfinder.train import curve, data, distribute, evaluate, leakage, loop
 from lensfinder.train.data import StampSet
@@ -33,6 +33,7 @@ from lensfinder.train.planning import MODEL, STATES, plan_units
 from lensfinder.train.seeing import median_fwhm_arcsec
 from lensfinder.train.settings import Settings
 from lensfinder.train.states import States
+from lensfinder.units import Receipt, Unit
 
 _OUT_OF_FOLD = "out-of-fold"
 
