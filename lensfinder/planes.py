@@ -340,5 +340,12 @@ def _check_tiles_there(path: Path, hdu: Any) -> None:
 def _check_whole(path: Path, hdu: Any) -> None:
     # `.section` reads the intact part of a truncated file without complaint.
     if short := headers.shortfall(path, hdu):
+        if path.suffix != ".gz" and _gzipped(path):
+            raise UnitError("unreadable", f"{path} is gzipped", "a name that ends in .gz")
         declared, found = short
         raise UnitError("truncated", f"{path} has {found} bytes", f"{declared}")
+
+
+def _gzipped(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) == b"\x1f\x8b"

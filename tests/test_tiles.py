@@ -278,6 +278,14 @@ def test_of_a_truncated_file_no_pixel_is_invented(tmp_path: Path, kind: str, sha
         assert flux.tobytes() == whole.tobytes()
 
 
+def test_a_gzipped_file_under_another_name_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "KiDS_DR4.0_1_2_r_sci.fits"
+    fits.writeto(path, IMAGE, tan_wcs(shape_YX=IMAGE.shape).to_header())
+    path.write_bytes(gzip.compress(path.read_bytes()))
+    with pytest.raises(UnitError, match=r"is gzipped; expected a name that ends in \.gz"):
+        open_one(tmp_path, ("r",))
+
+
 def test_compressed_rows_may_be_asked_for_in_any_order(tmp_path: Path) -> None:
     image = np.arange(3000 * 12, dtype=np.int32).reshape(3000, 12)
     path = tmp_path / "KiDS_DR4.0_1_2_r_sci.fits.fz"
