@@ -243,8 +243,8 @@ def _on_the_sky(content: Mapping[str, Any]) -> list[str]:
     if not content["leads_with_sky"]:
         text = (
             "The mocks' false positive rate is that of their mix of negatives, not of the sky. "
-            f"On the sky {shares}; since nearly all of them are no lenses, this bounds the rate "
-            "there from above."
+            f"On the sky {shares}; since nearly all objects there are no lenses, this bounds the "
+            "rate there from above."
         )
     else:
         times = "" if not compared["ratio"] else f", {compared['ratio']:.2g} times as many"
