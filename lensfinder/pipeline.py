@@ -167,6 +167,8 @@ def run_pipeline(
             summary = execute(stage, staged, output / folder, execution, engine)
             _tell_what_was_lost(summary)
             summaries.append(summary)
+            if only is None and summary.exit_code == 3 and not (summary.done or summary.reused):
+                summary.exit_code = 2  # not one product: there is nothing to go on with
             if summary.exit_code in BREAKING or summary.counts.get("to_do"):
                 # What comes next reads this stage's products: it can't be done, nor foreseen.
                 break

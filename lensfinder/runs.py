@@ -379,6 +379,6 @@ def _exit_code(run: Run) -> int:
         return 0
     if 1 in codes:
         return 1
-    if run.execution.is_share or any(unit.product.exists() for unit in run.units):
+    if len(run.units) > 1 or run.execution.is_share:
         return 3
-    return 2 if set(codes) == {3} else max(codes)
+    return 2 if codes[0] == 3 else codes[0]
