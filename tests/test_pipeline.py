@@ -234,7 +234,7 @@ def test_what_a_chain_lacks_is_told_before_any_work(
     assert checked.returncode == 2
     assert said in checked.stdout
     run = lensfinder("run", tmp_path / "p.toml", "-o", tmp_path / "out")
-    assert run.returncode == 2
+    assert run.returncode == (4 if "kids-gri" in lines else 2)  # data and model disagree
     assert said in run.stderr
     assert not (tmp_path / "out").exists()
 
