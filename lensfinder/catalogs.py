@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,23 +99,42 @@ def key(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", re.sub(r"\[.*?\]", "", name.lower()))
 
 
-def find(path: Path, raw: Mapping[str, Any], name: str, columns: Mapping[str, str]) -> str:
-    if name in columns:
-        if columns[name] not in raw:
-            raise RequestError(
-                f"{path} has no column '{columns[name]}' (asked for as {name})",
-                f"one of {sorted(raw)}",
-            )
-        return columns[name]
+def find(
+    path: Path, raw: Mapping[str, Any], names: Sequence[str], columns: Mapping[str, str]
+) -> dict[str, str]:
+    """Find the columns that hold id, ra or dec, as `columns` says, else by their usual names.
+
+    Raises
+    ------
+    RequestError
+        Naming all that are not there.
+    """
     keys = {key(column): column for column in reversed(list(raw))}
-    for usual in USUAL_NAMES[name]:
-        if usual in keys:
-            return keys[usual]
-    raise RequestError(
-        f"{path} has no column for {name}: it has {sorted(raw)}",
-        f"one named like {', '.join(USUAL_NAMES[name][:4])}",
-        f"Name it in the configuration: columns = {{ {name} = '…' }}.",
-    )
+    found: dict[str, str] = {}
+    missing: list[str] = []
+    for name in names:
+        if name in columns:
+            if columns[name] not in raw:
+                raise RequestError(
+                    f"{path} has no column '{columns[name]}' (asked for as {name})",
+                    f"one of {sorted(raw)}",
+                )
+            found[name] = columns[name]
+            continue
+        usual = next((keys[usual] for usual in USUAL_NAMES[name] if usual in keys), None)
+        if usual is None:
+            missing.append(name)
+        else:
+            found[name] = usual
+    if missing:
+        like = "; ".join(f"{name}: {', '.join(USUAL_NAMES[name][:4])}" for name in missing)
+        table = ", ".join(f"{name} = '…'" for name in missing)
+        raise RequestError(
+            f"{path} has no column for {' and '.join(missing)}: it has {sorted(raw)}",
+            f"names like {like}",
+            f"Name them in the section of the command: columns = {{ {table} }}.",
+        )
+    return found
 
 
 def by_band(path: Path, raw: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, str]:

@@ -56,12 +56,12 @@ def read_catalog(path: Path, columns: Mapping[str, str] | None = None) -> Column
         counted from 1.
     """
     raw = read_table(path, (columns or {}).get("id"))
-    found = {name: catalogs.find(path, raw, name, columns or {}) for name in ("id", "ra", "dec")}
+    named = catalogs.find(path, raw, ("id", "ra", "dec"), columns or {})
     catalog: Columns = {
-        "id": np.array([catalogs.text(value) for value in raw[found["id"]]], dtype=object)
+        "id": np.array([catalogs.text(value) for value in raw[named["id"]]], dtype=object)
     }
     for name in ("ra", "dec"):
-        catalog[name] = catalogs.degrees(path, raw, found[name])
+        catalog[name] = catalogs.degrees(path, raw, named[name])
     for name, column in catalogs.by_band(path, raw, columns or {}).items():
         catalog[name] = catalogs.numbers(path, raw, column).astype(np.float32)
     for column in raw:
@@ -106,10 +106,8 @@ def read_positions(path: Path, extras: Mapping[str, Sequence[str]]) -> Columns:
         If the file can't be read, has no positions, or a position is none.
     """
     raw = read_table(path, None)
-    found = {
-        name: catalogs.degrees(path, raw, catalogs.find(path, raw, name, {}))
-        for name in ("ra", "dec")
-    }
+    named = catalogs.find(path, raw, ("ra", "dec"), {})
+    found = {name: catalogs.degrees(path, raw, column) for name, column in named.items()}
     catalogs.check_positions(path, found["ra"], found["dec"])
     keys = {catalogs.key(column): column for column in reversed(list(raw))}
     for name, usual in {"id": catalogs.USUAL_NAMES["id"], **extras}.items():
@@ -146,7 +144,7 @@ def read_labels(path: Path) -> tuple[dict[str, int], dict[str, str]]:
     except RequestError as error:
         raise RequestError(error.what, "1 for a lens, else 0") from error
     catalogs.refuse(path, ~np.isin(values, (0, 1)), f"{column} is neither 0 nor 1", "1 for a lens")
-    ids = [catalogs.text(value) for value in raw[catalogs.find(path, raw, "id", {})]]
+    ids = [catalogs.text(value) for value in raw[catalogs.find(path, raw, ("id",), {})["id"]]]
     labels: dict[str, int] = {}
     other = [labels.setdefault(name, int(v)) != v for name, v in zip(ids, values, strict=True)]
     catalogs.refuse(path, np.array(other, bool), f"{column} is 0 and 1 of one id", "one label each")

@@ -225,7 +225,7 @@ def test_a_masked_cell_is_missing_and_not_what_lies_beneath(
 @pytest.mark.parametrize(
     ("name", "text", "complaint"),
     [
-        ("c.csv", "id,flux\na,1\n", "no column for ra"),
+        ("c.csv", "id,flux\na,1\n", "no column for ra and dec"),
         ("c.csv", "", "can't be read"),
         ("c.csv", "id,ra,dec\na,1\n", "can't be read"),
         ("c.csv", "id,ra,dec\na,12:30:00,2\n", "not numeric"),
