@@ -40,7 +40,7 @@ USUAL_NAMES = {
 # whose unit many call that of time.
 _DEGREES = {
     **dict.fromkeys(("", "deg", "degs", "degree", "degrees", "degr", "°"), 1.0),
-    **dict.fromkeys(("h", "hr", "hrs", "hour", "hours", "hourangle", "h:m:s"), 15.0),
+    **dict.fromkeys(("h", "hr", "hrs", "hour", "hours", "hourangle", "h:m:s", "hms"), 15.0),
     **dict.fromkeys(("rad", "rads", "radian", "radians"), math.degrees(1)),
 }
 
@@ -69,12 +69,21 @@ def _factor(said: str, wanted: str) -> float:
     """Return what numbers in one unit are to be multiplied by; 1 where they have no relation."""
     from astropy import units
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        given = units.Unit(said, parse_strict="silent")
-    if isinstance(given, units.UnrecognizedUnit) or not given.is_equivalent(units.Unit(wanted)):
+    given = _unit(said)
+    if given is None or not given.is_equivalent(units.Unit(wanted)):
         return 1.0
     return float(given.to(units.Unit(wanted)))
+
+
+def _unit(said: str) -> Any:
+    """Parse the name of a unit; None for what is none, or has no factor, as logarithmic ones."""
+    from astropy import units
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        known = units.Unit(said, parse_strict="silent")
+    is_known = isinstance(known, units.UnitBase) and not isinstance(known, units.UnrecognizedUnit)
+    return known if is_known else None
 
 
 def plain(column: Any) -> NDArray[Any]:
@@ -192,10 +201,12 @@ def degrees(path: Path, raw: Listed, column: str) -> NDArray[np.float64]:
         If the column is not numeric, or its unit is not known.
     """
     said = raw.unit(column)
-    factor = _DEGREES.get(re.sub(r"[\s._]", "", said.lower()))
+    # Frames and epochs are no units.
+    plainly = re.sub(r"j2000|icrs|fk5|decimal|angle\b|[\s._,()\[\]]", "", said.lower())
+    factor = _DEGREES.get(plainly)
     if factor is None:
         factor = _factor(said, "deg")
-        if factor == 1.0:
+        if factor == 1.0 and _unit(said) is not None:
             raise RequestError(
                 f"{path}: column '{column}' is in '{said}'", "an angle in deg, hourangle or rad"
             )

@@ -6,6 +6,7 @@ Library code raises these; only :mod:`lensfinder.cli` prints them and exits with
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
@@ -84,7 +85,10 @@ class Interrupted(LensfinderError):
 
 def printable(text: str) -> str:
     """Keep escape codes of a hostile file name or id out of the terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+    return "".join(
+        c if c.isprintable() or c == "\n" or unicodedata.category(c) == "Zs" else repr(c)[1:-1]
+        for c in text
+    )
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -161,11 +161,12 @@ def footprint_of(
             wcs = WCS(headers.for_wcs(header), hdus, naxis=2)
             if not wcs.has_celestial:
                 raise UnitError("no_wcs", f"{path} has no celestial WCS", "CTYPE1 and CTYPE2 cards")
-            axis, frame = wcs.wcs.lngtyp.strip(), wcs.wcs.radesys
+            axis, frame = wcs.wcs.lngtyp.strip(), wcs.wcs.radesys.strip().upper()
             # Without either card a frame is ICRS, and FK5 is that of 2000.
             equinox = wcs.wcs.equinox
-            of_2000 = math.isnan(equinox) or equinox == 2000
-            if axis != "RA" or not (frame == "ICRS" or (frame in ("", "FK5") and of_2000)):
+            of_2000 = math.isnan(equinox) or abs(equinox - 2000) < 0.01
+            fixed = frame in ("ICRS", "ICRF", "J2000")
+            if axis != "RA" or not (fixed or (frame in ("", "FK5") and of_2000)):
                 when = "" if of_2000 else f", equinox {equinox:g}"
                 raise UnitError(
                     "sky_frame",

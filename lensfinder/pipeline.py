@@ -45,12 +45,13 @@ def chain(config: Config, output: Path) -> list[Step]:
     }
     mocks = add("simulate", "simulate", **like_the_cutouts)
     model = config.infer.model or (add("train", "train", shards=config.train.shards or (mocks,)),)
-    labelled = add("infer-mocks", "infer", inputs=(mocks,), model=model)
+    # Scores of labelled stamps that are there spare those of the mocks.
+    labelled = config.report.scores or (add("infer-mocks", "infer", inputs=(mocks,), model=model),)
     scores = add("infer-sky", "infer", inputs=sky, model=model) if sky else None
     add(
         "report",
         "report",
-        scores=config.report.scores or (labelled,),
+        scores=labelled,
         sky=config.report.sky or scores,
     )
     return steps
@@ -69,7 +70,7 @@ def missing(steps: Sequence[Step], output: Path) -> list[str]:
                 if (
                     isinstance(path, Path)
                     and "{" not in path.name
-                    and not _within(path, output)
+                    and not within(path, output)
                     and not path.exists()
                 ):
                     wanting.append(f"[{stage}] {name}: {path}")
@@ -100,14 +101,16 @@ def check_steps(steps: Sequence[Step], output: Path) -> None:
     mocks = staged.get("simulate")
     if mocks is None:
         return
-    if mocks.simulate.hosts is not None:
-        # Real galaxies that the chain cuts out first, perhaps.
+    material = ("hosts", "sky", "psf", "sources", "truth", "known")
+    named = [getattr(mocks.simulate, name) for name in material]
+    if any(isinstance(path, Path) and within(path, output) for path in named):
+        # What the chain makes first is not there to be looked at.
         load_population(mocks.simulate.population)
         return
     request = plan_request(mocks)
     bands, size = request.keys["bands"], request.keys["size"]
-    if training is not None and all(_within(path, output) for path in training.train.shards):
-        if request.keys["val_fraction"] == 0:
+    if training is not None and all(within(path, output) for path in training.train.shards):
+        if request.keys["val_fraction"] == 0 and request.truth is None:
             raise RequestError(
                 "simulate.val_fraction is 0, and training follows", "a share of mocks to choose by"
             )
@@ -122,7 +125,8 @@ def check_steps(steps: Sequence[Step], output: Path) -> None:
         )
 
 
-def _within(path: Path, folder: Path) -> bool:
+def within(path: Path, folder: Path) -> bool:
+    """Whether a path lies in a folder, or would."""
     return path.resolve().is_relative_to(folder.resolve())
 
 
@@ -167,7 +171,8 @@ def run_pipeline(
             summary = execute(stage, staged, output / folder, execution, engine)
             _tell_what_was_lost(summary)
             summaries.append(summary)
-            if only is None and summary.exit_code == 3 and not (summary.done or summary.reused):
+            nothing = not (summary.done or summary.reused or execution.is_share)
+            if summary.exit_code == 3 and nothing:
                 summary.exit_code = 2  # not one product: there is nothing to go on with
             if summary.exit_code in BREAKING or summary.counts.get("to_do"):
                 # What comes next reads this stage's products: it can't be done, nor foreseen.

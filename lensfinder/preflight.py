@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lensfinder import __version__, disks, slurm, survey, tables, tiles
-from lensfinder.config import Config, SlurmConfig, TargetsConfig, load
+from lensfinder.config import Config, SimulateConfig, SlurmConfig, TargetsConfig, load
 from lensfinder.cutout.planning import plan_stamps
 from lensfinder.errors import LensfinderError, UnitError, counted
-from lensfinder.infer.planning import shards_in
+from lensfinder.infer.planning import model_files, shards_in
 
 _MOST_FINDINGS = 20
 _MOCK_SECONDS = 0.01  # a core's time for one mock of three bands, roughly
@@ -123,7 +123,7 @@ def _check_stamps(
 
 
 def _check_pipeline(path: Path) -> tuple[dict[str, str], int]:
-    from lensfinder.pipeline import chain, check_steps
+    from lensfinder.pipeline import chain, check_steps, within
 
     config = load(path)
     findings = {"configuration": "ok"}
@@ -135,8 +135,11 @@ def _check_pipeline(path: Path) -> tuple[dict[str, str], int]:
     except LensfinderError as error:
         findings["inputs"] = f"would fail: {error}"
         wrong += 1
-    cutout, infer = config.cutout, config.infer
-    streamed = [path for path in infer.inputs if shards_in(path) is None]
+    simulate = next(staged.simulate for _, stage, staged in steps if stage == "simulate")
+    cutout = config.cutout
+    infer = config.infer.model_copy(update={"bands": _bands_to_score(config, simulate)})
+    there = [given for given in infer.inputs if not within(given, Path(path.stem))]
+    streamed = [given for given in there if shards_in(given) is None]
     if cutout.tiles:
         found, bad_tiles = _check_tiles(config, cutout, cutout.tiles, cutout.missing_band)
         findings |= found
@@ -148,7 +151,6 @@ def _check_pipeline(path: Path) -> tuple[dict[str, str], int]:
         found, bad_tiles = _check_tiles(config, infer, streamed, "reject")
         findings |= found
         bad += bad_tiles
-    simulate = next(staged.simulate for _, stage, staged in steps if stage == "simulate")
     if config.slurm != SlurmConfig():
         jobs = slurm.jobs_of(steps, Path(path.stem), config.slurm, "lensfinder run")
         findings["slurm"], refused = _check_jobs(jobs)
@@ -163,6 +165,16 @@ def _check_pipeline(path: Path) -> tuple[dict[str, str], int]:
         f"{simulate.count * stamp_bytes / 1e9:.2f} GB, about {counted(minutes, 'minute')} here"
     )
     return findings, 2 if wrong else 3 if bad else 0
+
+
+def _bands_to_score(config: Config, simulate: SimulateConfig) -> tuple[str, ...]:
+    """Bands that the chain's model takes: its own, or those of the mocks that it is trained on."""
+    if config.infer.bands or not config.infer.model:
+        return config.infer.bands or simulate.bands
+    from lensfinder.checkpoint import read_header
+
+    files = [file for path in config.infer.model for file in model_files(path)]
+    return tuple(read_header(files[0])["spec"]["bands"])
 
 
 def _check_jobs(jobs: Sequence[slurm.Job]) -> tuple[str, int]:

@@ -20,6 +20,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -28,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 from lensfinder import provenance
 from lensfinder.commit import in_folder, write_json
 from lensfinder.config import Config
-from lensfinder.errors import MismatchError, RequestError, counted
+from lensfinder.errors import DiskError, MismatchError, RequestError, counted
 from lensfinder.fingerprints import differences, fingerprint
 from lensfinder.progress import Progress
 from lensfinder.units import Failure, Receipt, Unit
@@ -80,6 +81,8 @@ def process(pid: int) -> dict[str, Any] | None:
         started = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except OSError:
         return None
+    if started[0] in ("Z", "X"):
+        return None  # it has ended, and nobody has asked how
     return {"host": os.uname().nodename, "pid": pid, "started": int(started[19])}
 
 
@@ -153,6 +156,13 @@ class Run:
         self.check_owner()  # planning takes a while
         made_by = {"stage": self.stage, **self.provenance, "process": process(os.getpid())}
         write_json(self.folder / RUN, made_by)
+
+    def leave(self) -> None:
+        """Say that this process, which may live on, is no longer at work there."""
+        with suppress(OSError, ValueError, DiskError):
+            told = json.loads((self.folder / RUN).read_text(encoding="utf-8"))
+            if told.get("process") == process(os.getpid()):
+                write_json(self.folder / RUN, {**told, "process": None})
 
     # -- what is left to do -------------------------------------------------------------
 
@@ -270,8 +280,9 @@ def execute(
     run = Run(folder, stage, config, execution)
     if execution.dry_run:
         return _foresee(run, module)
-    with in_folder(folder):
+    with in_folder(folder), ExitStack() as stack:
         run.check_owner()
+        stack.callback(run.leave)
         done, reused = _carry_out(run, module, engine)
         _refuse_replaced(run, module)
         summary = _share_done(run) if execution.is_share else module.finish(run)

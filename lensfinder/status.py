@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import shutil
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -94,6 +95,8 @@ def _describe_stage(
     failures = [_failure(path) for path in sorted(folder.glob("failures/*.json"))]
     damaged = _damaged(folder, stage, index["products"], deep=deep) if verify else []
     left = orphans(folder)
+    # Of a training with other options, which this folder's model did not come from.
+    unused = sorted(folder.glob("states/*")) if finished else []
     about = {
         "stage": stage,
         "finished": finished,
@@ -120,14 +123,18 @@ def _describe_stage(
             f"  {counted(len(index['products']), 'product')} proven" + " with sha256" * deep
         )
     files = counted(len(left), "temporary file")
+    if unused:
+        lines.append(f"  states of {counted(len(unused), 'training')} that did not end here")
     unlisted = counted(len(stale), "unlisted product")
     if clean:
         _check_idle(folder)
         for path in [*left, *stale]:
             path.unlink()
+        for path in unused:
+            shutil.rmtree(path, ignore_errors=True)
         named = f": {', '.join(path.name for path in stale)}" if stale else ""
         lines.append(f"  removed {files} and {unlisted}{named}")
-    elif left or stale:
+    elif left or stale or unused:
         lines.append(f"  {files}, {unlisted} (--clean)")
     return lines, about
 

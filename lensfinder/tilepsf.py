@@ -16,9 +16,10 @@ from lensfinder.survey import Survey
 from lensfinder.tilefiles import TileFiles, split_chip
 
 # Where a width is from, in the column ``psf_source``.
+PSFEX, HEADER, PICTURE, STARS, SURVEY = "psfex", "header", "picture", "stars", "survey"
+
 # From the typical width, beyond which a header's number is none.
 _FAR = 5.0
-PSFEX, HEADER, PICTURE, STARS, SURVEY = "psfex", "header", "picture", "stars", "survey"
 
 
 def psfex_of(opened: OpenFiles, files: TileFiles, band: str) -> PsfexModel | None:
@@ -72,7 +73,10 @@ def told_fwhm_arcsec(
         plane = planes["psf"]
         width = fwhm_pix(plane[0 : plane.shape[0], 0 : plane.shape[1]])
         if math.isfinite(width):
-            return width * (own_scale_arcsec(plane.header) or scale_arcsec), PICTURE
+            # A header without a scale says a degree.
+            own = width * (own_scale_arcsec(plane.header) or math.inf)
+            told = typical_arcsec / _FAR <= own <= typical_arcsec * _FAR
+            return own if told else width * scale_arcsec, PICTURE
     return None
 
 

@@ -40,3 +40,8 @@ def test_exit_codes_are_those_of_the_manual() -> None:
 def test_the_nearest_known_name_is_offered() -> None:
     assert errors.nearest("lensnt", ["lensnet", "deeplens"]) == "'lensnet'"
     assert errors.nearest("q", ["b", "a"]) == "one of 'a', 'b'"
+
+
+def test_only_what_a_terminal_obeys_is_spelt_out() -> None:
+    assert errors.printable("1\N{NO-BREAK SPACE}% of\n\u2009\u2033") == "1\xa0% of\n\u2009\u2033"
+    assert errors.printable("\x1b[31mred\x9b") == r"\x1b[31mred\x9b"

@@ -17,7 +17,8 @@ import h5py
 import numpy as np
 import pytest
 
-from lensfinder import tables
+from lensfinder import config, tables
+from lensfinder import pipeline as pipeline_of
 
 LOGIT_TOLERANCE = 1e-4
 
@@ -271,3 +272,12 @@ def test_tiles_that_are_streamed_are_looked_at_too(tmp_path: Path, lensfinder: C
     checked = lensfinder("check", tmp_path / "p.toml")
     assert checked.returncode == 3
     assert "would fail [unreadable]" in checked.stdout
+
+
+def test_what_the_chain_makes_first_is_not_looked_for(tmp_path: Path) -> None:
+    own = config.load(options={"simulate": {"sky": tmp_path / "cutout", "bands": "r"}})
+    pipeline_of.check_steps(pipeline_of.chain(own, tmp_path), tmp_path)
+    scored = config.load(options={"report": {"scores": (tmp_path / "mine",)}})
+    folders = [folder for folder, _, _ in pipeline_of.chain(scored, tmp_path)]
+    assert "infer-mocks" not in folders
+    assert folders[-1] == "report"

@@ -363,6 +363,7 @@ def test_a_folder_is_at_work_on_one_request(
 ) -> None:
     assert command(*request_of("out"), "--part", "1/2").code == 0
     told = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert told["process"] is None, "it is over, whether or not the process lives on"
     told["process"] = runs.process(os.getppid())  # lives as long as this test
     (tmp_path / "out" / "run.json").write_text(json.dumps(told))
     other = [*request_of("out"), "--set", "cutout.max_bad_fraction=0.4"]

@@ -150,7 +150,9 @@ def test_angles_with_a_unit_become_degrees(tmp_path: Path) -> None:
         *((hours, 15.0) for hours in ("h", "hr", "hours", "hourangle", "h:m:s")),
         *((radians, np.degrees(1)) for radians in ("rad", "radian", "rads")),
         ("arcmin", 1 / 60),
-        ("furlong", None),
+        ("deg (J2000)", 1.0),
+        ("none", 1.0),
+        ("kpc", None),
         ("km", None),
     ],
 )

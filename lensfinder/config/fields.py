@@ -62,7 +62,7 @@ def _split_paths(value: object, info: ValidationInfo) -> object:
 def _split_options(value: object) -> object:
     """Options of another program may hold commas: the next one begins with a dash."""
     if isinstance(value, str):
-        return tuple(part for part in re.split(r",\s*(?=-)", value.strip()) if part)
+        return tuple(part.strip() for part in re.split(r",\s*(?=-)", value) if part.strip())
     return value
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -151,10 +150,9 @@ class Plan:
         order = np.lexsort((x, y))
         rows, x, y = rows[order], x[order], y[order]
         starts = range(0, max(len(rows), 1), self.rows_per_unit)
-        dash = "-"
-        while any(
-            re.fullmatch(rf"{re.escape(name + dash)}\d+", files.name) for files in self.tiles
-        ):
+        numbers = range(1, len(starts) + 1) if len(starts) > 1 else ()
+        dash, others = "-", {files.name for files in self.tiles} if numbers else set()
+        while any(f"{name}{dash}{number:03d}" in others for number in numbers):
             dash += "-"  # or a part would have another tile's name
         for number, start in enumerate(starts, 1):
             part = slice(start, start + self.rows_per_unit)

@@ -57,7 +57,8 @@ def plan_units(run: Run) -> Generator[list[Unit], None, None]:
             run.notices.append(note)
         planned = list(_shard_units(listed, run, models))
         units = [unit for unit in planned if unit.planned]
-        if planned and not units and not run.execution.is_share:
+        stamps = sum(unit.task["stamps"] for unit in planned)
+        if stamps and not units and not run.execution.is_share:
             raise RequestError(
                 f"no stamp of {', '.join(str(path) for path in section.inputs)} is of the split "
                 + " or ".join(section.splits),
@@ -182,9 +183,10 @@ def _shard_units(listed: Sequence[Path], run: Run, models: Ensemble) -> Iterator
             )  # fmt: skip
             made_from = fingerprint(header.ingredients)
             planned = int(chosen(shard.catalog["split"], section.splits).sum())
+            stamps = len(shard)
         name = path.stem if names.count(path.stem) == 1 else f"{path.stem}.{number}"
         keys = {"splits": sorted(section.splits), "adapt": how}
-        task = {"shard": str(path), "splits": section.splits}
+        task = {"shard": str(path), "splits": section.splits, "stamps": stamps}
         yield _unit(run, name, keys, {"shard": made_from}, task, planned)
 
 

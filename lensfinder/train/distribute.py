@@ -122,6 +122,12 @@ def world_size(ranks: int) -> int:
     return started[1]
 
 
+def leads() -> bool:
+    """Whether this process speaks for the others that torchrun or srun started."""
+    started = _started_by()
+    return started is None or started[0] == 0
+
+
 def launch(
     ranks: int, threads: int, folder: Path, work: Work, *arguments: Any, name: str = ""
 ) -> None:

@@ -85,12 +85,14 @@ def plan_units(config: Config, run: Run) -> Iterator[list[Unit]]:
 
 def _tell_other_states(run: Run, units: Sequence[Unit]) -> None:
     """Say so where a training that was stopped had other options, or other stamps."""
-    planned = {unit.fingerprint[:16] for unit in units}
-    left = [path for path in sorted((run.folder / STATES).glob("*")) if path.name not in planned]
-    if left and run.execution.verbosity >= 0 and not run.execution.dry_run:
+    states = {path.name for path in (run.folder / STATES).glob("*")}
+    planned = {unit.fingerprint[:16]: unit for unit in units}
+    anew = [name for name, unit in planned.items() if not unit.product.exists()]
+    tells = run.execution.verbosity >= 0 and not run.execution.dry_run and distribute.leads()
+    if tells and states - set(planned) and set(anew) - states:
         print(
-            f"note: {left[0].parent} holds states of a training with other options or stamps; this "
-            "one begins anew, and leaves them for that one to go on",
+            f"note: {run.folder / STATES} holds states of a training with other options or stamps, "
+            "from which this one does not go on",
             file=sys.stderr,
             flush=True,
         )

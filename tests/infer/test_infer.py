@@ -385,6 +385,15 @@ def test_other_pixels_are_adapted_where_asked_and_flagged(
             assert (best.size, best.header.pixel_scale_arcsec) == (25, 0.32)
 
 
+def test_nothing_to_score_is_no_error(
+    sample: dict[str, Any], model: tuple[Model, Path], tmp_path: Path
+) -> None:
+    cutout = {"tiles": sample["tiles"], "catalog": sample["catalog"], "size": SIZE, "mag_max": 5.0}
+    run("cutout", tmp_path / "cut", cutout=cutout)
+    infer = {"inputs": (tmp_path / "cut",), "model": (model[1],)}
+    assert "infer: 0 objects scored" in run("infer", tmp_path / "out", infer=infer).lines[-1]
+
+
 def test_other_noise_than_in_training_is_told_for_the_units_that_have_it(
     cutouts: Path, model: tuple[Model, Path], tmp_path: Path
 ) -> None:
