@@ -21,7 +21,7 @@ from lensfinder.report import inputs, products
 from lensfinder.runs import Run, Summary
 from lensfinder.units import Receipt, Unit
 
-_VERSION = 5
+_VERSION = 6
 
 
 def plan(config: Config, run: Run) -> Iterator[list[Unit]]:
