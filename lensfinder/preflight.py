@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from lensfinder import __version__, disks, slurm, survey, tables, tiles
 from lensfinder.config import Config, SimulateConfig, SlurmConfig, TargetsConfig, load
-from lensfinder.cutout.planning import plan_stamps
+from lensfinder.cutout.stampjobs import plan_stamps
 from lensfinder.errors import LensfinderError, UnitError, counted
 from lensfinder.infer.planning import model_files, shards_in
 

@@ -18,6 +18,7 @@ from lensfinder.config import Config
 from lensfinder.cutout import planning
 from lensfinder.cutout.extract import Room, Stamps, extract, psf_columns
 from lensfinder.cutout.stampfiles import is_damage, stamps_of
+from lensfinder.cutout.stampjobs import plan_stamps
 from lensfinder.errors import RequestError, counted
 from lensfinder.fingerprints import fingerprint, ingredients
 from lensfinder.ledger import close_ledger
@@ -83,7 +84,7 @@ _OF_STAMPS = ("bands", "size", "max_bad_fraction")
 def _stamp_units(run: Run, this: Survey, bands: tuple[str, ...]) -> list[Unit]:
     """Give each unit some of the stamps that others have cut."""
     config = run.config.cutout
-    jobs = planning.plan_stamps(config.tiles, this, bands)
+    jobs = plan_stamps(config.tiles, this, bands)
     if note := config.meant_for_tiles(_OF_STAMPS):
         run.notices.append(note)
     run.notes["selection"] = {

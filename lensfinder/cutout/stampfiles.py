@@ -30,12 +30,12 @@ def stamps_of(
     *,
     max_bad_fraction: float,
 ) -> Stamps:
-    """Read the stamps of a unit that `planning.plan_stamps` made.
+    """Read the stamps of a unit that `stampjobs.plan_stamps` made.
 
     Parameters
     ----------
     task : mapping
-        ``stamps``, ``labels`` and ``splits`` as in `planning.StampJob.task`.
+        ``stamps``, ``labels`` and ``splits`` as in `stampjobs.StampJob.task`.
     survey, bands, size, max_bad_fraction
         As for `read_stamps`.
     """

@@ -10,6 +10,7 @@ from typing import Any
 from lensfinder import shards, survey
 from lensfinder.config import InferConfig
 from lensfinder.cutout import planning
+from lensfinder.cutout.stampjobs import plan_stamps
 from lensfinder.errors import RequestError
 from lensfinder.fingerprints import fingerprint, ingredients
 from lensfinder.infer import adapt, ensemble
@@ -55,16 +56,7 @@ def plan_units(run: Run) -> Generator[list[Unit], None, None]:
         listed = [path for shards_of in found for path in shards_of or []]
         if note := section.meant_for_tiles(()):
             run.notices.append(note)
-        planned = list(_shard_units(listed, run, models))
-        units = [unit for unit in planned if unit.planned]
-        stamps = sum(unit.task["stamps"] for unit in planned)
-        if stamps and not units and not run.execution.is_share:
-            raise RequestError(
-                f"no stamp of {', '.join(str(path) for path in section.inputs)} is of the split "
-                + " or ".join(section.splits),
-                "stamps to score",
-                "Add --splits train,val,test, where the model never saw them.",
-            )
+        units = [unit for unit in _shard_units(listed, run, models) if unit.planned]
         yield units
         run.units += units
     elif any(found):
@@ -174,6 +166,7 @@ def _shard_units(listed: Sequence[Path], run: Run, models: Ensemble) -> Iterator
     twice = [path for path, count in Counter(p.resolve() for p in listed).items() if count > 1]
     if twice:
         raise RequestError(f"{twice[0]} is given twice", "each shard once")
+    stamps = scored = 0
     for number, path in run.share(list(enumerate(listed))):
         with shards.read(path) as shard:
             header = shard.header
@@ -183,11 +176,19 @@ def _shard_units(listed: Sequence[Path], run: Run, models: Ensemble) -> Iterator
             )  # fmt: skip
             made_from = fingerprint(header.ingredients)
             planned = int(chosen(shard.catalog["split"], section.splits).sum())
-            stamps = len(shard)
+            stamps += len(shard)
+        scored += planned
         name = path.stem if names.count(path.stem) == 1 else f"{path.stem}.{number}"
         keys = {"splits": sorted(section.splits), "adapt": how}
-        task = {"shard": str(path), "splits": section.splits, "stamps": stamps}
+        task = {"shard": str(path), "splits": section.splits}
         yield _unit(run, name, keys, {"shard": made_from}, task, planned)
+    if stamps and not scored and not run.execution.is_share:
+        raise RequestError(
+            f"no stamp of {', '.join(str(path) for path in section.inputs)} is of the split "
+            + " or ".join(section.splits),
+            "stamps to score",
+            "Add --splits train,val,test, where the model never saw them.",
+        )
 
 
 def _plan_survey(run: Run, models: Ensemble) -> Iterator[list[Unit]]:
@@ -218,7 +219,7 @@ def _plan_survey(run: Run, models: Ensemble) -> Iterator[list[Unit]]:
         return _unit(run, name, keys, inputs, {**task, "survey": described}, planned)
 
     if this.stamps:
-        jobs = run.share(planning.plan_stamps(section.inputs, this, bands))
+        jobs = run.share(plan_stamps(section.inputs, this, bands))
         units = [unit_of(job.name, job.inputs, job.task, len(job.objects)) for job in jobs]
         yield units
         run.units += units

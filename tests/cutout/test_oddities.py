@@ -220,18 +220,24 @@ def exposure(folder: Path, chips: dict[str, float], *, compressed: bool = False)
         fits.HDUList(hdus).writeto(folder / f"c4d_170316_062107_{kind}_r_v1.{suffix}")
 
 
+def cut_each(folder: Path, chips: dict[str, float], command: Command) -> list[str]:
+    """Cut a target out of the middle of each CCD of `exposure`; return the targets' ids."""
+    ids = write_targets(folder / "t.csv", list(chips.values()), [0.0] * len(chips))
+    said = command(
+        "cutout", folder / "tiles", "--survey", "decam", "--bands", "r", "--size", 21,
+        "--engine", "serial", "--catalog", folder / "t.csv", "-o", folder / "out",
+    )  # fmt: skip
+    assert said.code == 0, said.err
+    assert check_ledger(folder / "out", ids) == {"ok": len(chips)}
+    return ids
+
+
 def test_ccds_may_be_called_by_numbers_that_are_not_theirs(
     tmp_path: Path, command: Command
 ) -> None:
     chips = {"2": 10.0, "3": 10.01, "4": 10.02}
     exposure(tmp_path / "tiles", chips)
-    ids = write_targets(tmp_path / "t.csv", list(chips.values()), [0.0] * 3)
-    said = command(
-        "cutout", tmp_path / "tiles", "--survey", "decam", "--bands", "r", "--size", 21,
-        "--engine", "serial", "--catalog", tmp_path / "t.csv", "-o", tmp_path / "out",
-    )  # fmt: skip
-    assert said.code == 0, said.err
-    assert check_ledger(tmp_path / "out", ids) == {"ok": 3}
+    cut_each(tmp_path, chips, command)
 
 
 @pytest.mark.parametrize("compressed", [False, True])
@@ -240,13 +246,7 @@ def test_each_ccd_of_an_exposure_is_a_tile(
 ) -> None:
     chips = {"S29": 10.0, "S30": 10.01, "N1": 10.02}
     exposure(tmp_path / "tiles", chips, compressed=compressed)
-    ids = write_targets(tmp_path / "t.csv", list(chips.values()), [0.0] * 3)
-    said = command(
-        "cutout", tmp_path / "tiles", "--survey", "decam", "--bands", "r", "--size", 21,
-        "--engine", "serial", "--catalog", tmp_path / "t.csv", "-o", tmp_path / "out",
-    )  # fmt: skip
-    assert said.code == 0, said.err
-    assert check_ledger(tmp_path / "out", ids) == {"ok": 3}
+    ids = cut_each(tmp_path, chips, command)
     seen = {}
     for product in products_of(tmp_path / "out"):
         with shards.read(product) as shard:
