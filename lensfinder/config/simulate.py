@@ -78,6 +78,11 @@ class SimulateConfig(Section):
     unit_size: int = Field(
         2048, ge=64, multiple_of=64, description="Mocks in a shard, a multiple of 64."
     )
+    compile: bool = Field(
+        False,
+        description="Render by compiled kernels: about twice as fast, after half a minute of "
+        "compiling that is kept for later runs. Needs numba: pip install 'lensfinder[compile]'.",
+    )
     preview: bool = Field(
         False,
         description="Also write preview.png, a mosaic with the truth beneath each stamp.",

@@ -22,16 +22,16 @@ from lensfinder.simulate.grid import Columns, FineGrid
 from lensfinder.simulate.rays import Lenses
 
 # The window is exp(-(d / width)^4), and counts as nothing beyond this many widths (2e-6).
-_WINDOW_END = 1.9
+WINDOW_END = 1.9
 # Its width about the centre, in grid cells and in half-light radii, whichever is more.
 _WIDTH_CELLS, _WIDTH_IN_R_E = 2.6, 1.3
 # About the lens, whose deflection has no direction at the centre: in grid cells of the image.
-_WIDTH_ABOUT_LENS = 1.2
+WIDTH_ABOUT_LENS = 1.2
 # A clump ends here, in its standard deviations (4e-6 of its peak).
-_CLUMP_END = 5.0
+CLUMP_END = 5.0
 # Samples along a cell's side: the next of these that puts so many on the minor half-light radius
 # of a profile, or on the standard deviation of a clump.
-_REFINEMENTS = (2, 3, 5, 8)
+REFINEMENTS = (2, 3, 5, 8)
 _SAMPLES_A_RADIUS, _SAMPLES_A_SIGMA = 3.0, 1.25
 # Of the fine samples that are worked on at a time: they stay in a core's cache.
 _SAMPLES_AT_A_TIME = 2**15
@@ -43,6 +43,7 @@ _STAMP_REFINEMENT = 5
 
 # Row and number of a piece of a source.
 Index = tuple[Tensor, Tensor]
+Three = tuple[Tensor, Tensor, Tensor]
 
 
 def lensed_source(
@@ -78,7 +79,7 @@ def lensed_source(
             "expected a row of them, counted from 0"
         )
     # Rows that need the same are worked on together, and the common ones don't pay for the others.
-    half = _half_width_cells(grid, c)
+    squares = windows(grid, c, x, y)
     needs = torch.stack([(slope != 2).long(), (kappa_rms > 0).long(), (stamp >= 0).long()], dim=1)
     for key in torch.unique(needs, dim=0):
         rows = torch.nonzero((needs == key).all(dim=1))[:, 0]
@@ -86,15 +87,22 @@ def lensed_source(
         mine = c.take(rows)
         lens = Lenses(mine, bool(power_law), bool(perturbed))
         parts = _stamps(mine, images) if stamped and images is not None else _profiles(mine, grid)
-        image[rows, : len(parts)] = _draw(grid, x[rows], y[rows], lens, parts, half[rows])
+        image[rows, : len(parts)] = _draw(
+            grid, x[rows], y[rows], lens, parts, tuple(each[rows] for each in squares)
+        )
     return image
 
 
-def _half_width_cells(grid: FineGrid, c: Columns) -> Tensor:
-    """Half the side of the square beyond which a source adds nothing, in grid cells, (R,).
+def windows(grid: FineGrid, c: Columns, x: Tensor, y: Tensor) -> Three:
+    """Width, left and lower edge of the square about each of R lenses that is looked at, cells.
 
-    A ray at theta is bent by less than theta_e / sqrt(q) plus shear. An exponential is at 1e-5 of
-    its centre 7 half-light radii out; steeper profiles get all of the grid.
+    Beyond it a source adds nothing: a ray at theta is bent by less than theta_e / sqrt(q) plus
+    shear, and an exponential is at 1e-5 of its centre 7 half-light radii out; steeper profiles get
+    all of the grid.
+
+    Parameters
+    ----------
+    x, y : (R,) centre of each lens, arcsec from the central pixel
     """
     extent = 7 * c["source_re_arcsec"] / torch.sqrt(c["source_q"])
     for k in range(1, c.count("clump_{}_fraction") + 1):
@@ -106,7 +114,16 @@ def _half_width_cells(grid: FineGrid, c: Columns) -> Tensor:
     bent = c["theta_e_arcsec"] / torch.sqrt(c["q_lens"])
     beta = torch.hypot(c["source_x_arcsec"], c["source_y_arcsec"])
     half = (bent + beta + extent) / (1 - c["shear"]).clamp(min=0.1)
-    return torch.where(plain, torch.ceil(half / grid.scale_arcsec), torch.inf)
+    half = torch.where(plain, torch.ceil(half / grid.scale_arcsec), torch.inf)
+    n_fine = len(grid.axis_arcsec)
+    widths = [w for w in _WINDOWS if grid.adaptive and w < n_fine] + [n_fine]
+    place = torch.searchsorted(torch.tensor(widths[:-1], dtype=half.dtype), 2 * half)
+    width = torch.tensor(widths)[place]
+    left, low = (
+        torch.minimum((grid.nearest(centre) - width // 2).clamp(min=0), n_fine - width)
+        for centre in (x, y)
+    )
+    return width, left, low
 
 
 @dataclass(frozen=True)
@@ -135,64 +152,92 @@ class _Part:
         """Which cells of the grids (R, W, W) of some rows need fine samples of piece k."""
         dx, dy = bx - self.x[rows, k, None, None], by - self.y[rows, k, None, None]
         width = self.width[rows, k, None, None]
-        reach = slack + width * (1.0 if self.ends else _WINDOW_END)
+        reach = slack + width * (1.0 if self.ends else WINDOW_END)
         return (dx.square_().add_(dy.square_()) < reach.square_()) & (width > 0)
 
 
 def _refinement(samples: Tensor) -> Tensor:
-    """The next of `_REFINEMENTS`."""
-    steps = torch.tensor(_REFINEMENTS)
+    """The next of `REFINEMENTS`."""
+    steps = torch.tensor(REFINEMENTS)
     at = torch.searchsorted(steps.to(samples.dtype), samples.contiguous())
     return steps[at.clamp(max=len(steps) - 1)]
 
 
+@dataclass(frozen=True)
+class Source:
+    """Sersic profiles of R sources, and their Gaussian clumps.
+
+    Attributes
+    ----------
+    form, terms : of `light`; what clumps shine is taken off
+    width : (R,) of the window about the centre, arcsec
+    refinement : (R,) samples along a cell's side within it
+    clump_x, clump_y, sigma : (R, K) arcsec from the source's centre
+    fraction : (R, K) of the flux; 0: there is no such clump
+    clump_refinement : (R, K)
+    """
+
+    form: light.Form
+    terms: light.Terms
+    width: Tensor
+    refinement: Tensor
+    clump_x: Tensor
+    clump_y: Tensor
+    sigma: Tensor
+    fraction: Tensor
+    clump_refinement: Tensor
+
+    @classmethod
+    def of(cls, c: Columns, grid: FineGrid) -> Source:
+        """What truth rows say."""
+        r_e, n, q = c["source_re_arcsec"], c["source_n"], c["source_q"]
+        cell = grid.scale_arcsec
+        clumps = torch.zeros(4, len(r_e), 0, dtype=r_e.dtype)
+        if count := c.count("clump_{}_fraction"):
+            names = ("x_arcsec", "y_arcsec", "sigma_arcsec", "fraction")
+            columns = [[c[f"clump_{k + 1}_{name}"] for k in range(count)] for name in names]
+            clumps = torch.stack([torch.stack(each, dim=1) for each in columns]).nan_to_num(nan=0.0)
+            clumps = clumps[:, :, (clumps[3] > 0).any(dim=0)]
+        x, y, sigma, fraction = clumps.unbind()
+        sigma = torch.where(fraction > 0, sigma, 1.0)
+        shrink, power, log_centre = light.sersic_terms(r_e, n)
+        left = (1 - fraction.sum(dim=1)).clamp(min=0)
+        return cls(
+            light.elliptical_form(q, c.phi("source_pa_deg")),
+            (shrink, power, log_centre + torch.log(left)),
+            torch.clamp(_WIDTH_IN_R_E * r_e, min=_WIDTH_CELLS * cell),
+            _refinement(_SAMPLES_A_RADIUS * cell / (r_e * torch.sqrt(q))),
+            *(x, y, sigma, fraction),
+            _refinement(_SAMPLES_A_SIGMA * cell / sigma),
+        )
+
+
 def _profiles(c: Columns, grid: FineGrid) -> list[_Part]:
     """Sersic profiles, and their Gaussian clumps."""
-    r_e, n, q, phi = (c["source_re_arcsec"], c["source_n"], c["source_q"], c.phi("source_pa_deg"))
-    cell, nothing = grid.scale_arcsec, torch.zeros_like(r_e)
-    clumps = [
-        [
-            torch.nan_to_num(c[f"clump_{k}_{name}"], nan=0.0)
-            for name in ("x_arcsec", "y_arcsec", "sigma_arcsec", "fraction")
-        ]
-        for k in range(1, c.count("clump_{}_fraction") + 1)
-    ]
-    clumps = [clump for clump in clumps if bool((clump[3] > 0).any())]
-    share = 1 - sum((fraction for *_, fraction in clumps), nothing)
-    form, (shrink, power, log_centre) = light.elliptical_form(q, phi), light.sersic_terms(r_e, n)
-    log_centre = log_centre + torch.log(share.clamp(min=0))
+    source = Source.of(c, grid)
+    form, (shrink, power, log_centre) = source.form, source.terms
 
     def profile(bx: Tensor, by: Tensor, index: Index) -> Tensor:
         row = index[0]
         radius2 = light.form_at(bx, by, (form[0][row], form[1][row], form[2][row]))
         return light.sersic_of(radius2, (shrink[row], power[row], log_centre[row]))
 
-    width = torch.clamp(_WIDTH_IN_R_E * r_e, min=_WIDTH_CELLS * cell)
-    samples = _SAMPLES_A_RADIUS * cell / (r_e * torch.sqrt(q))
-    zero = nothing[:, None]
-    parts = [_Part(profile, zero, zero, width[:, None], False, _refinement(samples)[:, None])]
-    if clumps:
-        x, y, sigma, fraction = (torch.stack(column, dim=1) for column in zip(*clumps, strict=True))
-        sigma = torch.where(fraction > 0, sigma, 1.0)
+    zero, width = torch.zeros_like(power)[:, None], source.width[:, None]
+    parts = [_Part(profile, zero, zero, width, False, source.refinement[:, None])]
+    if source.fraction.shape[1]:
+        sigma, fraction = source.sigma, source.fraction
         peak = fraction / (2 * math.pi * sigma.square())
         fall = -0.5 / sigma.square()
 
         def clump(bx: Tensor, by: Tensor, index: Index) -> Tensor:
             distance2 = bx.square().add_(by.square())
-            end = _CLUMP_END**2 * sigma[index].square()
+            end = CLUMP_END**2 * sigma[index].square()
             lit = distance2 < end
             return distance2.mul_(fall[index]).exp_().mul_(peak[index]).mul_(lit)
 
-        samples = _SAMPLES_A_SIGMA * cell / sigma
+        ends = torch.where(fraction > 0, CLUMP_END * sigma, 0.0)
         parts.append(
-            _Part(
-                clump,
-                x,
-                y,
-                torch.where(fraction > 0, _CLUMP_END * sigma, 0.0),
-                True,
-                _refinement(samples),
-            )
+            _Part(clump, source.clump_x, source.clump_y, ends, True, source.clump_refinement)
         )
     return parts
 
@@ -218,25 +263,22 @@ def _stamps(c: Columns, images: source_images.SourceImages) -> list[_Part]:
 
 
 def _draw(
-    grid: FineGrid, x: Tensor, y: Tensor, lens: Lenses, parts: Sequence[_Part], half: Tensor
+    grid: FineGrid, x: Tensor, y: Tensor, lens: Lenses, parts: Sequence[_Part], squares: Three
 ) -> Tensor:
     """Draw P parts of R sources, in a square about each lens; flux per fine pixel, (R, P, F, F).
 
     Parameters
     ----------
     x, y : (R,) centre of the lens
-    half : (R,) half the side of the square, grid cells
+    squares : of `windows`
     """
     n_fine = len(grid.axis_arcsec)
     image = torch.zeros(len(x), len(parts), n_fine, n_fine, dtype=x.dtype)
-    windows = [w for w in _WINDOWS if grid.adaptive and w < n_fine] + [n_fine]
-    place = torch.searchsorted(torch.tensor(windows[:-1], dtype=half.dtype), 2 * half)
     # Row, line, column and piece of each cell that needs fine samples, for each part.
     cells: list[list[Tensor]] = [[] for _ in parts]
-    for width in sorted({windows[k] for k in place.tolist()}):
-        rows = torch.nonzero(place == windows.index(width))[:, 0]
-        left = (grid.nearest(x[rows]) - width // 2).clamp(0, n_fine - width)
-        low = (grid.nearest(y[rows]) - width // 2).clamp(0, n_fine - width)
+    for width in torch.unique(squares[0]).tolist():
+        rows = torch.nonzero(squares[0] == width)[:, 0]
+        left, low = squares[1][rows], squares[2][rows]
         steps = torch.arange(width)
         dx = (grid.axis_arcsec[left[:, None] + steps] - x[rows, None])[:, None, :]
         dy = (grid.axis_arcsec[low[:, None] + steps] - y[rows, None])[:, :, None]
@@ -277,7 +319,7 @@ def _near(
     """Row, line, column and piece of cells of grids (R, W, W) that need fine samples, (4, M)."""
     near = torch.stack([part.near(rows, bx, by, slack, k) for k in range(part.x.shape[1])], dim=1)
     if not part.ends:
-        reach = _WIDTH_ABOUT_LENS * grid.scale_arcsec * _WINDOW_END
+        reach = WIDTH_ABOUT_LENS * grid.scale_arcsec * WINDOW_END
         near |= (dx.square() + dy.square() < (slack + reach).square_())[:, None]
     row, piece, line, column = torch.nonzero(near, as_tuple=True)
     return torch.stack([row, line, column, piece])
@@ -308,7 +350,7 @@ def _sampled_once(
 def _left_over(bx: Tensor, by: Tensor, width: Tensor, about_lens: Tensor, h: float) -> Tensor:
     """What the windows about a source's centre and about its lens leave to the coarse grid."""
     outside = _outside(bx.square().add_(by.square()), width)
-    return outside.mul_(_outside(about_lens, torch.tensor(_WIDTH_ABOUT_LENS * h)))
+    return outside.mul_(_outside(about_lens, torch.tensor(WIDTH_ABOUT_LENS * h)))
 
 
 def _outside(distance2: Tensor, width: Tensor) -> Tensor:

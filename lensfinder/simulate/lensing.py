@@ -21,6 +21,9 @@ from torch import Tensor
 _MIN_SQUARED_ECCENTRICITY = 1e-10
 # Most terms of the power law's series: enough for float64 at an axis ratio of 0.1.
 _MAX_TERMS = 180
+# Images are looked for on a grid of so many points along a side and so many Einstein radii from the
+# centre; the best few of these are polished in so many steps.
+N_GRID, HALF_WIDTH, MOST_IMAGES, N_NEWTON = 48, 2.5, 8, 12
 
 
 def sie_deflection(
@@ -250,9 +253,9 @@ def image_separation(
     shear: Tensor,
     shear_phi_rad: Tensor,
     slope: Tensor | None = None,
-    n_grid: int = 48,
-    n_newton: int = 12,
-    max_images: int = 8,
+    n_grid: int = N_GRID,
+    n_newton: int = N_NEWTON,
+    max_images: int = MOST_IMAGES,
 ) -> Tensor:
     """Largest distance between two images of a point source, in arcsec.
 
@@ -273,7 +276,7 @@ def image_separation(
     lens = [p[:, None] for p in given if p is not None]
     lens_grid = [p[:, :, None] for p in lens]
     # An even number of points keeps the grid off the centre, where the deflection is undefined.
-    axis = torch.linspace(-2.5, 2.5, n_grid, dtype=beta_x.dtype)
+    axis = torch.linspace(-HALF_WIDTH, HALF_WIDTH, n_grid, dtype=beta_x.dtype)
     x_grid = lens_grid[0] * axis[None, None, :]
     y_grid = lens_grid[0] * axis[None, :, None]
     bx, by = ray_shoot(x_grid, y_grid, *lens_grid)

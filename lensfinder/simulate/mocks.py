@@ -115,6 +115,7 @@ class Setting:
                 moffat_beta=rules.moffat_beta,
                 psf_images=None if material is None else material.psf,
                 sources=None if material is None else material.sources,
+                compiled=keys.get("compile", False),
                 noise=Noise(
                     kind=rules.noise,
                     sky_patches_PCYX=None if material is None else material.sky_PCYX,

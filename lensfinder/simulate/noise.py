@@ -6,6 +6,7 @@ Everything here is drawn from the object's own generator, so that it depends on 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +19,8 @@ from lensfinder.schema import MASK_BAD, MASK_NO_DATA
 LONGEST_CORRELATION_PIXELS = 10.0
 
 NoiseKind = Literal["gaussian", "poisson"]
+# Gives standard normal numbers of any shape, float32.
+Normals = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,7 @@ def add_noise(
     sky_rms_njy_C: np.ndarray,
     electrons_per_njy_C: np.ndarray | None = None,
     noise: Noise = Noise(),
+    draw: Normals | None = None,
 ) -> np.ndarray:
     """A noisy image.
 
@@ -89,6 +93,7 @@ def add_noise(
     image_CYX : noiseless object flux, nJy
     sky_rms_njy_C : standard deviation of a sky pixel in each band, nJy
     electrons_per_njy_C : photo-electrons a nJy in the whole exposure; None: sky dominated
+    draw : in place of `normals`
 
     Returns
     -------
@@ -100,10 +105,11 @@ def add_noise(
     ValueError
         if Poisson noise is asked for without a gain
     """
+    draw = draw or normals
     sky_rms = np.asarray(sky_rms_njy_C, dtype=np.float32)[:, None, None]
     white = not noise.correlation_pixels and noise.sky_patches_PCYX is None
     if noise.kind == "gaussian" and white:
-        noisy: np.ndarray = gaussian(rng, image_CYX, sky_rms_njy_C, electrons_per_njy_C)
+        noisy: np.ndarray = gaussian(rng, image_CYX, sky_rms_njy_C, electrons_per_njy_C, draw)
         noisy += image_CYX
         return noisy
     gain = None
@@ -120,9 +126,9 @@ def add_noise(
         result = image_CYX
     else:
         sigma = np.sqrt(np.maximum(image_CYX, 0) / gain)
-        result = image_CYX + sigma * normals(rng, image_CYX.shape)
+        result = image_CYX + sigma * draw(rng, image_CYX.shape)
     if not white:
-        result = result + sky_rms * _sky(rng, noise, image_CYX.shape)
+        result = result + sky_rms * _sky(rng, noise, image_CYX.shape, draw)
     return np.asarray(result, dtype=np.float32)
 
 
@@ -149,12 +155,13 @@ def gaussian(
     image_CYX: np.ndarray,
     sky_rms_njy_C: np.ndarray,
     electrons_per_njy_C: np.ndarray | None = None,
+    draw: Normals = normals,
 ) -> np.ndarray:
     """White Gaussian noise of the sky and, where a gain is given, of the object's own photons.
 
     Parameters as in `add_noise`; returns the noise alone, float32, nJy.
     """
-    unit = normals(rng, image_CYX.shape)
+    unit = draw(rng, image_CYX.shape)
     sky_rms = np.asarray(sky_rms_njy_C, dtype=np.float32)[:, None, None]
     if electrons_per_njy_C is None:
         unit *= sky_rms
@@ -166,12 +173,14 @@ def gaussian(
     return unit
 
 
-def _sky(rng: np.random.Generator, noise: Noise, shape: tuple[int, ...]) -> np.ndarray:
+def _sky(
+    rng: np.random.Generator, noise: Noise, shape: tuple[int, ...], draw: Normals
+) -> np.ndarray:
     """Sky noise of unit variance: correlated, or cut from real sky."""
     _, height, width = shape
     patches = noise.sky_patches_PCYX
     if patches is None:
-        return _correlated(rng, shape, noise.correlation_pixels)
+        return _correlated(rng, shape, noise.correlation_pixels, draw)
     if patches.shape[1] != shape[0] or patches.shape[2] < height or patches.shape[3] < width:
         raise ValueError(
             f"sky patches are {patches.shape}; expected {shape[0]} bands of at least "
@@ -190,7 +199,7 @@ def _sky(rng: np.random.Generator, noise: Noise, shape: tuple[int, ...]) -> np.n
 
 
 def _correlated(
-    rng: np.random.Generator, shape: tuple[int, ...], length_pixel: float
+    rng: np.random.Generator, shape: tuple[int, ...], length_pixel: float, draw: Normals = normals
 ) -> np.ndarray:
     """Noise of unit variance whose correlation falls as exp(-r^2 / (2 length^2)).
 
@@ -202,7 +211,7 @@ def _correlated(
     axis: np.ndarray = np.exp(-((np.arange(-reach, reach + 1) / sigma) ** 2) / 2)
     axis /= np.sqrt((axis**2).sum())
     # Drawn wider by the kernel's reach, so that the edge is like the rest.
-    result = normals(rng, (shape[0], *(side + 2 * reach for side in shape[1:])))
+    result = draw(rng, (shape[0], *(side + 2 * reach for side in shape[1:])))
     for along in (1, 2):
         result = ndimage.correlate1d(result, axis, axis=along, mode="constant")
     inside: np.ndarray = result[:, reach:-reach, reach:-reach]

@@ -43,6 +43,7 @@ class Observation:
         where the light needs it
     noise : kind of noise and of bad pixels
     sources : images that `source_stamp` of a row counts
+    compiled : whether compiled kernels do the work, see `backends`; they are for adaptive grids
     """
 
     bands: tuple[str, ...]
@@ -56,12 +57,18 @@ class Observation:
     supersampling: int | None = None
     noise: Noise = field(default_factory=Noise)
     sources: SourceImages | None = None
+    compiled: bool = False
 
     def __post_init__(self) -> None:
         if self.size < 1 or self.size % 2 == 0:
             raise ValueError(f"stamp size is {self.size}; expected an odd number of pixels")
         if self.supersampling is not None and self.supersampling < 1:
             raise ValueError(f"supersampling is {self.supersampling}; expected at least 1")
+        if self.supersampling is not None and self.compiled:
+            raise ValueError(
+                f"compiled, and supersampling is {self.supersampling}; expected None: compiled "
+                "kernels are for adaptive grids"
+            )
         if (self.psf == "image") != (self.psf_images is not None):
             given = "none are" if self.psf_images is None else "some are"
             raise ValueError(

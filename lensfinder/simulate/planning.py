@@ -250,6 +250,11 @@ def _stamps(
             for key in ("val_fraction", "test_fraction")
         },
     }
+    compiled = chosen.compile
+    if stored is not None and "compile" not in said:
+        compiled = stored["simulate"].get("compile", False)
+    if compiled:
+        keys["compile"] = True
     return sky, keys, notices
 
 

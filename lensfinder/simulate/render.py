@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lensfinder.simulate import arcs, noise, observe, scene, sersics
+from lensfinder.simulate import backends, noise, observe, scene, sersics
 from lensfinder.simulate import light as profiles
+from lensfinder.simulate.backends import Kernels
 from lensfinder.simulate.families import Row
 from lensfinder.simulate.grid import Columns, FineGrid
 from lensfinder.simulate.observation import Observation
@@ -62,8 +63,11 @@ def render(
     Raises
     ------
     ValueError
-        for more rows than a chunk holds, or none
+        for more rows than a chunk holds, or none; for float64 of compiled kernels
     """
+    if observation.compiled and dtype != torch.float32:
+        raise ValueError(f"compiled kernels are float32; dtype is {dtype}")
+    kernels = backends.chosen(compiled=observation.compiled)
     n = len(rows)
     if not 0 < n <= CHUNK:
         raise ValueError(f"{n} rows; a chunk holds 1 to {CHUNK}")
@@ -79,13 +83,15 @@ def render(
     truth = {name: np.full(count, np.nan) for name in _truth_names(observation.bands)}
     for points in np.unique(needed).tolist():
         alike = np.flatnonzero(needed == points)
-        part = _render_alike(table.take(alike), [nearby[i] for i in alike], observation, points)
+        part = _render_alike(
+            table.take(alike), [nearby[i] for i in alike], observation, points, kernels
+        )
         background[alike], feature[alike] = part.background_NCHW, part.feature_NCHW
         for name, values in part.truth.items():
             truth[name][alike] = values
     lenses = np.flatnonzero(table.kinds == "lens")
     if len(lenses):
-        separation = scene.image_separation_arcsec(table.take(lenses).columns)
+        separation = kernels.image_separation_arcsec(table.take(lenses).columns)
         truth["image_separation_arcsec"][lenses] = separation.double().numpy()
     return Rendered(
         background[:n], feature[:n], {name: values[:n] for name, values in truth.items()}
@@ -136,6 +142,7 @@ def _render_alike(
     surroundings: Sequence[dict[str, np.ndarray]],
     observation: Observation,
     points: int,
+    kernels: Kernels,
 ) -> Rendered:
     """Render those of a chunk that need the same grid."""
     columns = table.columns
@@ -149,14 +156,14 @@ def _render_alike(
         _hosts(columns, x, y, bands) + _neighbours(columns, surroundings, sky_rms_NC, scale)
     )
     lit = (light.flux_RC > 0).any(dim=1)
-    galaxies = sersics.prepare(light.take(lit & (light.shape[0] > 0)), grid)
+    galaxies = kernels.prepare(light.take(lit & (light.shape[0] > 0)), grid)
     stars = light.take(lit & (light.shape[0] == 0))
     features = []
     for draw, of in _FEATURES:
         rows = torch.from_numpy(np.flatnonzero(np.isin(table.kinds, of)))
         if len(rows):
             mine = columns.take(rows)
-            image = draw(grid, mine, x[rows], y[rows], observation)
+            image = draw(grid, mine, x[rows], y[rows], observation, kernels)
             features.append((rows, image, _relative_colours(mine, bands, image.shape[1])))
 
     n_fine = len(grid.axis_arcsec)
@@ -169,7 +176,7 @@ def _render_alike(
         block = torch.arange(first, min(first + _BLOCK, len(x)))
         otf_NCFH = observe.transfer_function(psf.take(block), observation, grid, points)
         scene_NCFF = torch.zeros(len(block), len(bands), n_fine, n_fine, dtype=x.dtype)
-        sersics.draw(scene_NCFF, grid, galaxies, first)
+        kernels.draw(scene_NCFF, grid, galaxies, first)
         sersics.add_points(scene_NCFF, grid, stars, first)
         background_NCHW[block] = _observed(scene_NCFF, otf_NCFH, observation, points)
         for rows, image, relative in features:
@@ -203,20 +210,26 @@ def _render_alike(
 
 
 def _lensed_source(
-    grid: FineGrid, c: Columns, x: Tensor, y: Tensor, observation: Observation
+    grid: FineGrid, c: Columns, x: Tensor, y: Tensor, observation: Observation, kernels: Kernels
 ) -> Tensor:
-    return arcs.lensed_source(grid, c, x, y, observation.sources)
+    return kernels.lensed_source(grid, c, x, y, observation.sources)
+
+
+def _companions(
+    grid: FineGrid, c: Columns, x: Tensor, y: Tensor, observation: Observation, kernels: Kernels
+) -> Tensor:
+    return scene.companions(grid, c, x, y, kernels.prepare, kernels.draw)[:, None]
 
 
 def _unlensed(draw: Callable[[FineGrid, Columns, Tensor, Tensor], Tensor]) -> _Draw:
-    return lambda grid, c, x, y, observation: draw(grid, c, x, y)[:, None]
+    return lambda grid, c, x, y, observation, kernels: draw(grid, c, x, y)[:, None]
 
 
 # Gives R features of P parts, (R, P, F, F); the parts differ in colour.
-_Draw = Callable[[FineGrid, Columns, Tensor, Tensor, Observation], Tensor]
+_Draw = Callable[[FineGrid, Columns, Tensor, Tensor, Observation, Kernels], Tensor]
 _FEATURES: tuple[tuple[_Draw, tuple[str, ...]], ...] = (
     (_lensed_source, ("lens",)),
-    (_unlensed(scene.companions), ("companions",)),
+    (_companions, ("companions",)),
     (_unlensed(scene.rings), ("ring",)),
     (_unlensed(scene.arms), ("spiral",)),
 )
@@ -366,10 +379,13 @@ def add_noise(
     gain = observation.electrons_per_njy
     electrons_per_njy = None if gain is None else np.array(gain)
     result = np.empty(image_NCHW.shape, dtype=np.float32)
+    draw = backends.chosen(compiled=observation.compiled).normals
     for k, (row, rng) in enumerate(zip(rows, generators, strict=True)):
         sky_rms = np.array([row[f"sky_rms_{b}_njy"] for b in observation.bands])
         rules = observation.noise
         if length := float(row.get("noise_correlation_pixels", 0.0)):
             rules = replace(rules, correlation_pixels=length)
-        result[k] = noise.add_noise(rng, image_NCHW[k], sky_rms, electrons_per_njy, rules)
+        result[k] = noise.add_noise(
+            rng, image_NCHW[k], sky_rms, electrons_per_njy, rules, draw
+        )
     return result

@@ -23,6 +23,7 @@ Columns that a truth row may leave out (or hold as NaN), and what is rendered th
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ from torch import Tensor
 
 from lensfinder.simulate import gridding, lensing, light, sersics
 from lensfinder.simulate.grid import Columns, FineGrid
-from lensfinder.simulate.sersics import Galaxies
+from lensfinder.simulate.sersics import Galaxies, Prepared
 
 # Waves round a ring, and standard deviations of their amplitudes in radius, width and, where knots
 # have full contrast, brightness: radius varies slowly, brightness from knot to knot.
@@ -39,7 +40,14 @@ _ORDER = np.arange(1, _RING_WAVES + 1)
 _RING_UNEVENNESS = np.stack([0.10 / _ORDER**1.5, 0.3 / _ORDER, np.full(_RING_WAVES, 0.45)])
 
 
-def companions(grid: FineGrid, c: Columns, x: Tensor, y: Tensor) -> Tensor:
+def companions(
+    grid: FineGrid,
+    c: Columns,
+    x: Tensor,
+    y: Tensor,
+    prepare: Callable[[Galaxies, FineGrid], Prepared] = sersics.prepare,
+    draw: Callable[[Tensor, FineGrid, Prepared, int], None] = sersics.draw,
+) -> Tensor:
     """Companions of R galaxies, of unit flux together, flux per fine pixel, (R, F, F)."""
     n_fine = len(grid.axis_arcsec)
     image = torch.zeros(len(x), 1, n_fine, n_fine, dtype=x.dtype)
@@ -61,7 +69,7 @@ def companions(grid: FineGrid, c: Columns, x: Tensor, y: Tensor) -> Tensor:
             )
         )
     if parts:
-        sersics.draw(image, grid, sersics.prepare(Galaxies.join(parts), grid))
+        draw(image, grid, prepare(Galaxies.join(parts), grid), 0)
     return image[:, 0]
 
 

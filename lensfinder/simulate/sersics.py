@@ -26,17 +26,17 @@ from lensfinder.simulate.grid import FineGrid
 
 # Cells about the centre that are sampled more finely, and the width of the window
 # exp(-(r / width)^4) by which they fade in.
-_CORE_CELLS = 9
-_FADE_CELLS = 2.2
+CORE_CELLS = 9
+FADE_CELLS = 2.2
 # What the core is spread over.
-_SPREAD_CELLS = _CORE_CELLS + 2 * gridding.REACH
+SPREAD_CELLS = CORE_CELLS + 2 * gridding.REACH
 # The Gaussian about the cusp, in samples of the core along a round galaxy's radius.
 _CUSP_SAMPLES = 1.0
 # Abscissae and weights of the integral over the cusp, in v with radius ~ v^4: smooth for n <= 8.
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(24)
 # Galaxies are drawn in squares of these half-widths, arcsec; those that reach farther get all of
 # the grid.
-_REACHES_ARCSEC = (0.0, 2.0, 4.0, 8.0)
+REACHES_ARCSEC = (0.0, 2.0, 4.0, 8.0)
 # Of the cores that are made at a time: what a core's cache holds.
 _CORES_AT_A_TIME = 128
 
@@ -132,15 +132,15 @@ def prepare(galaxies: Galaxies, grid: FineGrid) -> Prepared:
     form, terms = light.elliptical_form(q, phi), light.sersic_terms(r_e, n)
     centre_i, centre_j = grid.nearest(galaxies.x), grid.nearest(galaxies.y)
     count, dtype = len(r_e), galaxies.x.dtype
-    left_over = torch.empty(count, _CORE_CELLS, _CORE_CELLS, dtype=dtype)
-    spread = torch.empty(count, _SPREAD_CELLS, _SPREAD_CELLS, dtype=dtype)
+    left_over = torch.empty(count, CORE_CELLS, CORE_CELLS, dtype=dtype)
+    spread = torch.empty(count, SPREAD_CELLS, SPREAD_CELLS, dtype=dtype)
     if grid.adaptive:
         for refinement in torch.unique(galaxies.refinement).tolist():
             alike = torch.nonzero(galaxies.refinement == refinement)[:, 0]
             for some in torch.split(alike, _CORES_AT_A_TIME):
                 left_over[some], spread[some] = _cores(
-                    _position(grid, galaxies.x[some], centre_i[some]),
-                    _position(grid, galaxies.y[some], centre_j[some]),
+                    position(grid, galaxies.x[some], centre_i[some]),
+                    position(grid, galaxies.y[some], centre_j[some]),
                     (r_e[some], n[some], q[some]),
                     _each(form, some),
                     _each(terms, some),
@@ -156,9 +156,14 @@ def _each(three: Three, index: Any) -> Three:
     return a[index], b[index], c[index]
 
 
-def _position(grid: FineGrid, x: Tensor, index: Tensor) -> Tensor:
+def position(grid: FineGrid, x: Tensor, index: Tensor) -> Tensor:
     """Of a grid point relative to x, arcsec."""
     return grid.axis_arcsec[0] + index.to(x.dtype) * grid.scale_arcsec - x
+
+
+def half_width(reach_arcsec: float, scale_arcsec: float) -> int:
+    """Half the side of the square that is drawn, in cells; the core has to find its place, too."""
+    return max(math.ceil(reach_arcsec / scale_arcsec), SPREAD_CELLS // 2)
 
 
 def draw(scene_NCFF: Tensor, grid: FineGrid, prepared: Prepared, first: int = 0) -> None:
@@ -172,7 +177,7 @@ def draw(scene_NCFF: Tensor, grid: FineGrid, prepared: Prepared, first: int = 0)
     galaxies = prepared.galaxies
     mine = (galaxies.rows >= first) & (galaxies.rows < first + len(scene_NCFF))
     reach = galaxies.reach_arcsec
-    for low, high in pairwise((*_REACHES_ARCSEC, math.inf)):
+    for low, high in pairwise((*REACHES_ARCSEC, math.inf)):
         some = torch.nonzero(mine & (reach > low) & (reach <= high))[:, 0]
         if len(some):
             _draw_alike(scene_NCFF, grid, prepared, some, high, first)
@@ -194,28 +199,27 @@ def _draw_alike(
         left = low = torch.zeros_like(some)
         width = n_fine
     else:
-        # The core has to find its place, too.
-        half = max(math.ceil(reach_arcsec / scale), _SPREAD_CELLS // 2)
+        half = half_width(reach_arcsec, scale)
         left, low, width = centre_i - half, centre_j - half, 2 * half + 1
     # An integer tensor times a number would be float32 whatever the rest is.
     steps = torch.arange(width, dtype=grid.axis_arcsec.dtype) * scale
-    dx = _position(grid, galaxies.x[some], left)[:, None] + steps
-    dy = _position(grid, galaxies.y[some], low)[:, None] + steps
+    dx = position(grid, galaxies.x[some], left)[:, None] + steps
+    dy = position(grid, galaxies.y[some], low)[:, None] + steps
     radius2 = light.form_at(
         dx[:, None, :], dy[:, :, None], _each(prepared.form, (some, None, None))
     )
     profile = light.sersic_of(radius2, _each(prepared.terms, (some, None, None)), scale**2)
     if grid.adaptive and not whole:
-        core = slice(half - _CORE_CELLS // 2, half + _CORE_CELLS // 2 + 1)
+        core = slice(half - CORE_CELLS // 2, half + CORE_CELLS // 2 + 1)
         profile[:, core, core] *= prepared.left_over_RKK[some]
         profile = gridding.smooth(profile)
-        core = slice(half - _SPREAD_CELLS // 2, half + _SPREAD_CELLS // 2 + 1)
+        core = slice(half - SPREAD_CELLS // 2, half + SPREAD_CELLS // 2 + 1)
         profile[:, core, core] += prepared.spread_RLL[some]
     elif grid.adaptive:
-        for k, inside, cut in _overlaps(centre_i, centre_j, _CORE_CELLS, n_fine):
+        for k, inside, cut in _overlaps(centre_i, centre_j, CORE_CELLS, n_fine):
             profile[k][inside] *= prepared.left_over_RKK[some[k]][cut]
         profile = gridding.smooth(profile)
-        for k, inside, cut in _overlaps(centre_i, centre_j, _SPREAD_CELLS, n_fine):
+        for k, inside, cut in _overlaps(centre_i, centre_j, SPREAD_CELLS, n_fine):
             profile[k][inside] += prepared.spread_RLL[some[k]][cut]
     rows, flux = (galaxies.rows[some] - first).tolist(), galaxies.flux_RC[some][:, :, None, None]
     if whole:
@@ -267,8 +271,8 @@ def _cores(
     h : side of a cell, arcsec
     """
     dtype, q = x.dtype, size[2]
-    reach = torch.arange(_CORE_CELLS) - _CORE_CELLS // 2
-    fade = -1 / (_FADE_CELLS * h) ** 4
+    reach = torch.arange(CORE_CELLS) - CORE_CELLS // 2
+    fade = -1 / (FADE_CELLS * h) ** 4
     x_cell, y_cell = x[:, None] + reach.to(dtype) * h, y[:, None] + reach.to(dtype) * h
     left_over = x_cell[:, None, :].square() + y_cell[:, :, None].square()
     left_over.square_().mul_(fade).exp_().neg_().add_(1)
@@ -276,26 +280,43 @@ def _cores(
     sub = gridding.sub_offsets(refinement, dtype) * h
     xs = (x_cell[:, :, None] + sub).flatten(1)[:, None, :]
     ys = (y_cell[:, :, None] + sub).flatten(1)[:, :, None]
-    sigma = _CUSP_SAMPLES * h / refinement / torch.sqrt(q)
+    sigma = cusp_sigma(h, refinement, q)
     radius2 = light.form_at(xs, ys, _each(form, _CUBE))
     window = (xs.square() + ys.square()).square_().mul_(fade)
     fine = light.sersic_of(radius2, _each(terms, _CUBE), (h / refinement) ** 2)
     fine *= window.exp_()
     fine *= radius2.mul_(-0.5 / sigma.square()[:, None, None]).exp_().neg_().add_(1)
-    weights = gridding.window_weights(_CORE_CELLS, refinement, dtype)
+    weights = gridding.window_weights(CORE_CELLS, refinement, dtype)
     spread = weights @ fine @ weights.T
 
     cusp = cusp_flux(size[0], size[1], sigma)
+    add_cusps(spread, torch.arange(len(x)), x / h, y / h, cusp)
+    return left_over, spread
+
+
+def cusp_sigma(h_arcsec: float, refinement: int, q: Tensor) -> Tensor:
+    """Width of the Gaussian about the centre that counts as the cusp, (R,), arcsec."""
+    return _CUSP_SAMPLES * h_arcsec / refinement / torch.sqrt(q)
+
+
+def add_cusps(spread_RLL: Tensor, some: Tensor, x: Tensor, y: Tensor, cusp: Tensor) -> None:
+    """Add the cusps of some galaxies as points, in place.
+
+    Parameters
+    ----------
+    spread_RLL : of `Prepared`
+    some : (M,) which galaxies
+    x, y : (M,) place of the central cell relative to each centre, in cells
+    cusp : (M,) of `cusp_flux`
+    """
     # The window's first point lies REACH before the core's first cell.
-    first = _SPREAD_CELLS // 2
-    i, weights_x = gridding.point_taps(first - x / h)
-    j, weights_y = gridding.point_taps(first - y / h)
+    first = SPREAD_CELLS // 2
+    i, weights_x = gridding.point_taps(first - x)
+    j, weights_y = gridding.point_taps(first - y)
     taps = torch.arange(weights_x.shape[1])
     at_i, at_j = i[:, None] + taps, j[:, None] + taps
-    row = torch.arange(len(x))[:, None, None]
     point = weights_y[:, :, None] * (weights_x * cusp[:, None])[:, None, :]
-    spread[row, at_j[:, :, None], at_i[:, None, :]] += point
-    return left_over, spread
+    spread_RLL[some[:, None, None], at_j[:, :, None], at_i[:, None, :]] += point
 
 
 def cusp_flux(r_e_arcsec: Tensor, n: Tensor, sigma_arcsec: Tensor) -> Tensor:

@@ -1,0 +1,29 @@
+"""Random numbers, as `simulate.noise` has them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from lensfinder.simulate.compiled.jit import kernel
+from lensfinder.simulate.compiled.maths import normal_pair, u64
+
+Array = npt.NDArray[np.float32]
+
+
+def normals(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """As `noise.normals`, of the same random bits."""
+    count = math.prod(shape)
+    pairs = -(-count // 2)
+    bits = rng.integers(-(2**63), 2**63, size=pairs, dtype=np.int64).view(np.int32)
+    both = np.empty((2, pairs), np.float32)
+    _normals(bits.reshape(2, pairs), both)
+    return both.reshape(-1)[:count].reshape(shape)
+
+
+@kernel
+def _normals(bits_2N: npt.NDArray[np.int32], out_2N: Array) -> None:
+    for k in range(u64(out_2N.shape[1])):
+        out_2N[0, k], out_2N[1, k] = normal_pair(bits_2N[0, k], bits_2N[1, k])
