@@ -87,9 +87,8 @@ def lensed_source(
         mine = c.take(rows)
         lens = Lenses(mine, bool(power_law), bool(perturbed))
         parts = _stamps(mine, images) if stamped and images is not None else _profiles(mine, grid)
-        image[rows, : len(parts)] = _draw(
-            grid, x[rows], y[rows], lens, parts, tuple(each[rows] for each in squares)
-        )
+        width, left, low = (each[rows] for each in squares)
+        image[rows, : len(parts)] = _draw(grid, x[rows], y[rows], lens, parts, (width, left, low))
     return image
 
 

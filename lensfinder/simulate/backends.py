@@ -5,7 +5,6 @@ Both draw the same: their images agree to 1e-5 of the peak.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -13,6 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from lensfinder.simulate import arcs, noise, scene, sersics
+from lensfinder.simulate.compiled import require_numba
 from lensfinder.simulate.grid import Columns, FineGrid
 from lensfinder.simulate.sersics import Galaxies, Prepared
 from lensfinder.simulate.sources import SourceImages
@@ -50,11 +50,12 @@ def chosen(*, compiled: bool) -> Kernels:
 
     Raises
     ------
-    ModuleNotFoundError
+    RequestError
         for compiled ones without numba
     """
     if not compiled:
         return EAGER
+    require_numba()
     from lensfinder.simulate.compiled import arcs, galaxies, images, noise
 
     return Kernels(
@@ -64,8 +65,3 @@ def chosen(*, compiled: bool) -> Kernels:
         images.image_separation_arcsec,
         noise.normals,
     )
-
-
-def can_compile() -> bool:
-    """Whether there is what compiled kernels need."""
-    return importlib.util.find_spec("numba") is not None

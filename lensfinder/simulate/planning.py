@@ -18,6 +18,7 @@ from lensfinder.config import Config, SimulateConfig
 from lensfinder.errors import MismatchError, RequestError, counted
 from lensfinder.fingerprints import fingerprint
 from lensfinder.simulate import recipe
+from lensfinder.simulate.compiled import require_numba
 from lensfinder.simulate.distributions import RecipeError
 from lensfinder.simulate.population import check_bands
 
@@ -254,6 +255,7 @@ def _stamps(
     if stored is not None and "compile" not in said:
         compiled = stored["simulate"].get("compile", False)
     if compiled:
+        require_numba()
         keys["compile"] = True
     return sky, keys, notices
 

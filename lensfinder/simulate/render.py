@@ -183,7 +183,7 @@ def _render_alike(
             here = (rows >= first) & (rows < first + _BLOCK)
             if here.any():
                 otf = otf_NCFH[rows[here] - first]
-                fft = _mixed(torch.fft.rfft2(image[here]), relative[here])
+                fft = _spectrum(image[here], relative[here])
                 unit_NCHW[rows[here]] = observation.stamp(
                     observe.convolve_and_sample(fft, otf, points)
                 )
@@ -255,12 +255,18 @@ def _whole_over_smooth(c: Columns, bands: tuple[str, ...]) -> Tensor:
     return 1 + share[:, None] * (_relative_colours(c, bands, 2)[:, 1] - 1)
 
 
-def _mixed(fft_RPFH: Tensor, relative_RPC: Tensor) -> Tensor:
-    """Parts of a feature, each in its colours, (R, C, F, H), or (R, 1, F, H) for a single part."""
-    if fft_RPFH.shape[1] == 1:
-        return fft_RPFH
-    first, second = (fft_RPFH[:, p, None] for p in range(2))
-    return first + second * relative_RPC[:, 1, :, None, None]
+def _spectrum(image_RPFF: Tensor, relative_RPC: Tensor) -> Tensor:
+    """Transform of a feature's parts, each in its colours, (R, C, F, H); (R, 1, F, H) if grey."""
+    first: Tensor = torch.fft.rfft2(image_RPFF[:, :1])
+    if image_RPFF.shape[1] == 1:
+        return first
+    # Few sources have a second part.
+    both = image_RPFF[:, 1].flatten(1).any(dim=1)
+    if not both.any():
+        return first
+    mixed: Tensor = first.repeat(1, relative_RPC.shape[2], 1, 1)
+    mixed[both] += torch.fft.rfft2(image_RPFF[both, 1:]) * relative_RPC[both, 1, :, None, None]
+    return mixed
 
 
 def _observed(
@@ -385,7 +391,5 @@ def add_noise(
         rules = observation.noise
         if length := float(row.get("noise_correlation_pixels", 0.0)):
             rules = replace(rules, correlation_pixels=length)
-        result[k] = noise.add_noise(
-            rng, image_NCHW[k], sky_rms, electrons_per_njy, rules, draw
-        )
+        result[k] = noise.add_noise(rng, image_NCHW[k], sky_rms, electrons_per_njy, rules, draw)
     return result

@@ -18,6 +18,7 @@ from lensfinder.ledger import INDEX, products_of, read_index
 from lensfinder.model import Model
 from lensfinder.pixels import name_of
 from lensfinder.runs import Run
+from lensfinder.simulate.compiled import require_numba
 from lensfinder.train import data, distribute, loop, transfer
 from lensfinder.train.data import StampSet
 from lensfinder.train.network import channels_for, weights_from
@@ -45,8 +46,8 @@ def plan_units(config: Config, run: Run) -> Iterator[list[Unit]]:
     channels = channels_for(everything, chosen.network, pixels)
     if init is not None:
         _check_init(init[1], chosen, everything, channels)
-    if chosen.stream:
-        data.recipe_of(everything)
+    if chosen.stream and data.recipe_of(everything)["simulate"].get("compile"):
+        require_numba()
     # Refuses an unknown network, or stamps too small for it, before anything is computed.
     networks.count_multiply_adds(chosen.network, len(channels), everything.size)
     if 2 * chosen.shift_pixels >= everything.size:

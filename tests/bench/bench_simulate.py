@@ -80,9 +80,9 @@ def nothing_nearby(count: int) -> list[dict[str, np.ndarray]]:
     ]
 
 
-def ours(rows: list[dict[str, Any]]) -> None:
+def ours(rows: list[dict[str, Any]], *, compiled: bool) -> None:
     """Images with noise, in chunks."""
-    observation = Observation(BANDS, SIZE, SCALE, "r")
+    observation = Observation(BANDS, SIZE, SCALE, "r", compiled=compiled)
     for first in range(0, len(rows), CHUNK):
         part = rows[first : first + CHUNK]
         rendered = render(part, nothing_nearby(len(part)), observation)
@@ -187,7 +187,7 @@ def errors(images: np.ndarray, expected: np.ndarray) -> str:
     return f"flux {np.median(flux):.1e} (95 %: {tail:.1e}), peak {np.median(peak):.1e}"
 
 
-def whole_command(count: int) -> tuple[float, float]:
+def whole_command(count: int, *, compiled: bool) -> tuple[float, float]:
     """Processor time a mock through the command line, s, start-up taken off, and start-up."""
     times = []
     for number in (64, 64 + count):
@@ -195,6 +195,7 @@ def whole_command(count: int) -> tuple[float, float]:
             command = [sys.executable, "-P", "-m", "lensfinder", "simulate", "-o", f"{folder}/out"]
             command += ["--survey", "kids", "--set", "simulate.bands=g,r,i", "-n", str(number)]
             command += ["--size", str(SIZE), "--engine", "serial", "-q"]
+            command += ["--compile"] if compiled else []
             before = os.times()
             subprocess.run(command, check=True)
             after = os.times()
@@ -224,37 +225,41 @@ def main() -> None:
     few = rows[:16]
     peers = [Lenstronomy(4, adaptive=True), Lenstronomy(8, adaptive=True)]
     peers.append(Lenstronomy(4, adaptive=False))
-    reference, mine = (
-        render(few, nothing_nearby(16), Observation(BANDS, SIZE, SCALE, "r", supersampling=s))
+    reference, mine, machine = (
+        render(few, nothing_nearby(16), Observation(BANDS, SIZE, SCALE, "r", **how))
         .feature_NCHW[:, 1]
         .astype(float)
-        for s in (12, None)
+        for how in ({"supersampling": 12}, {}, {"compiled": True})
     )
     print(f"sampling error {'here':42s} {errors(mine, reference)}")
+    print(f"sampling error {'here, compiled':42s} {errors(machine, reference)}")
     for peer in peers:
         theirs = np.stack([peer.image(row, "r", light=False) for row in few])
         print(f"sampling error {peer!s:42s} {errors(theirs, reference)}")
 
-    ours(rows[:64])
+    for compiled in (False, True):
+        ours(rows[:64], compiled=compiled)
     for peer in peers:
         peer.render(few[:2])
     floor(4)
-    own = cpu_seconds(lambda: ours(rows)) / len(rows)
+    own = {
+        f"here, {name}": cpu_seconds(partial(ours, rows, compiled=compiled)) / len(rows)
+        for name, compiled in (("torch", False), ("compiled", True))
+    }
     others = {str(peer): cpu_seconds(partial(peer.render, few), 2) / len(few) for peer in peers}
     least = cpu_seconds(lambda: floor(len(rows))) / len(rows)
-    command, start = whole_command(chosen.count)
+    start = {}
+    for name in tuple(own):
+        whole, start[name] = whole_command(chosen.count, compiled="compiled" in name)
+        own[f"{name}, whole command, population general"] = whole
     print("processor time a system of 3 bands, ms, and systems a second and core:")
-    for name, seconds in (
-        ("here, images and noise", own),
-        ("here, whole command, population general", command),
-        *others.items(),
-        ("floor", least),
-    ):
-        print(f"  {name:42s} {seconds * 1e3:8.2f} {1 / seconds:8.0f}")
-    print(f"  (start-up of the command: {start:.1f} s)")
-    for name, other in others.items():
-        print(f"{name} / here: {other / own:.1f}, whole command: {other / command:.1f}")
-    print(f"floor / here: {least / own:.2f}, whole command: {least / command:.2f}")
+    for name, seconds in (*own.items(), *others.items(), ("floor", least)):
+        print(f"  {name:56s} {seconds * 1e3:8.2f} {1 / seconds:8.0f}")
+    for name, seconds in start.items():
+        print(f"  ({name}: start-up of the command {seconds:.1f} s)")
+    for mine, seconds in own.items():
+        ratios = [f"{other / seconds:.1f} of {name}" for name, other in others.items()]
+        print(f"{mine} is as fast as {'; '.join(ratios)}; floor / it {least / seconds:.2f}")
 
 
 if __name__ == "__main__":

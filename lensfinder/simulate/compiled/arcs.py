@@ -150,7 +150,7 @@ def _draw(
     about_lens = f32(arcs.WIDTH_ABOUT_LENS) * h
     windows_2 = f32(1) / (fade * fade), f32(1) / (about_lens * about_lens)
     coarse = buffers[6].reshape((width, width))
-    _left_over(dx, dy, bx, by, h * h, source_6, windows_2, buffers[6])
+    _profile(dx, dy, bx, by, h * h, source_6, windows_2, False, buffers[6])
     smooth(coarse, buffers[7].reshape((width, width)))
     add_square(image_PFF[0], low, left, f32(1), coarse, width)
     cells_2M = np.empty((2, width * width), np.int64)
@@ -175,7 +175,7 @@ def _draw(
 
 
 @kernel
-def _left_over(
+def _profile(
     x: Array,
     y: Array,
     u: Array,
@@ -183,9 +183,10 @@ def _left_over(
     area: f32,
     source_6: Array,
     windows_2: tuple[f32, f32],
+    held: bool,
     out: Array,
 ) -> None:
-    """Flux in an area of what the windows leave to the coarse grid.
+    """Flux in an area of what the windows hold, or of what they leave to the coarse grid.
 
     Parameters
     ----------
@@ -195,31 +196,11 @@ def _left_over(
     xx, xy, yy, shrink, power, log_centre = source_6
     per_fade2, per_lens2 = windows_2
     for s in range(u64(len(out))):
-        light = brightness((xx * u[s] + xy * v[s]) * u[s] + yy * (v[s] * v[s]), shrink, power, log_centre)
-        outside_both = outside(u[s] * u[s] + v[s] * v[s], per_fade2)
-        outside_both *= outside(x[s] * x[s] + y[s] * y[s], per_lens2)
-        out[s] = light * area * outside_both
-
-
-@kernel
-def _held(
-    x: Array,
-    y: Array,
-    u: Array,
-    v: Array,
-    area: f32,
-    source_6: Array,
-    windows_2: tuple[f32, f32],
-    out: Array,
-) -> None:
-    """Flux in an area of what the windows hold; as `_left_over`."""
-    xx, xy, yy, shrink, power, log_centre = source_6
-    per_fade2, per_lens2 = windows_2
-    for s in range(u64(len(out))):
-        light = brightness((xx * u[s] + xy * v[s]) * u[s] + yy * (v[s] * v[s]), shrink, power, log_centre)
-        outside_both = outside(u[s] * u[s] + v[s] * v[s], per_fade2)
-        outside_both *= outside(x[s] * x[s] + y[s] * y[s], per_lens2)
-        out[s] = light * area * (f32(1) - outside_both)
+        radius2 = (xx * u[s] + xy * v[s]) * u[s] + yy * (v[s] * v[s])
+        light = brightness(radius2, shrink, power, log_centre) * area
+        left = outside(u[s] * u[s] + v[s] * v[s], per_fade2)
+        left *= outside(x[s] * x[s] + y[s] * y[s], per_lens2)
+        out[s] = light * (f32(1) - left if held else left)
 
 
 @kernel
@@ -372,5 +353,5 @@ def _refine(
         if len(piece) == 4:
             _gaussian(u, v, area, piece, fine)
         else:
-            _held(x, y, u, v, area, piece, windows_2, fine)
+            _profile(x, y, u, v, area, piece, windows_2, True, fine)
         _spread(plane, line, column, fine, weight_Tr, scratch)

@@ -1,4 +1,4 @@
-"""Unlensed galaxies, drawn as `simulate.sersics` draws them: the same squares, cores and windows."""
+"""Unlensed galaxies, drawn as `simulate.sersics` draws them: same squares, cores and windows."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def prepare(galaxies: Galaxies, grid: FineGrid) -> Prepared:
 
 @element
 def _whole_vectors(count: int) -> int:
-    """The next multiple of 16, the most numbers that go into a vector: what is left over is slow."""
+    """The next multiple of 16, as many as go into a vector: what is left over is slow."""
     return (count + 15) // 16 * 16
 
 

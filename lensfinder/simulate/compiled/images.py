@@ -70,7 +70,8 @@ def _candidates(lens_8: Array, axis: Array, grid: Array, x: Array, y: Array) -> 
         for i in range(n):
             value = miss2[j * n + i]
             # Most cells are above the one before or after them, and looked at no further.
-            if (i > 0 and miss2[j * n + i - 1] < value) or (i + 1 < n and miss2[j * n + i + 1] < value):
+            before, after = miss2[j * n + max(i - 1, 0)], miss2[j * n + min(i + 1, n - 1)]
+            if min(before, after) < value:
                 continue
             is_least = True
             for v in range(max(j - 1, 0), min(j + 2, n)):

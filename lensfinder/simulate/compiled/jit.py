@@ -1,51 +1,82 @@
-"""Compiling, and keeping what was compiled."""
+"""Compiling, and keeping what was compiled.
+
+Nothing is rearranged on the way: sums keep their order and products are rounded before they are
+added, so that a kernel gives the same bits however it was compiled, for whatever processor. A loop
+over arrays is a vector's all the same, and costs no more.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import pickle
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numba
-from numba.core import config
+from numba.core import caching, config
 
 _Function = TypeVar("_Function", bound=Callable[..., object])
 
-# Products may be fused with sums and sums reordered, but a NaN stays a NaN.
-_MAY = {"nsz", "arcp", "contract", "afn", "reassoc"}
+# Of a file that was damaged, of one that another user may read but this one not, of a full disk.
+_ERRORS = (OSError, EOFError, pickle.UnpicklingError, ValueError)
 
 
 def element(function: _Function) -> _Function:
     """Compile a function of numbers into every loop that calls it; else the loop is no vector's."""
-    compiled: _Function = numba.njit(fastmath=_MAY, error_model="numpy", forceinline=True)(function)
+    compiled: _Function = numba.njit(error_model="numpy", forceinline=True)(function)
     return compiled
 
 
 def kernel(function: _Function) -> _Function:
     """Compile a function for this processor when it is called first.
 
-    The machine code is kept for the next process, under a name that holds the sources of all
-    kernels: numba looks at a function's own file alone, and would go on with what others of this
-    package were. Where nothing can be written each process compiles for itself.
+    The machine code is kept for later processes.
     """
-    compiled = numba.njit(fastmath=_MAY, error_model="numpy")(function)
-    configured = config.CACHE_DIR
-    config.CACHE_DIR = str(_folder(configured))
-    try:
-        compiled.enable_caching()
-    except (OSError, RuntimeError):  # no place to write to
-        pass
-    finally:
-        config.CACHE_DIR = configured
+    compiled: Any = numba.njit(error_model="numpy")(function)
+    if not config.DISABLE_JIT:
+        # Where no folder can be written to each process compiles for itself.
+        with suppress(OSError, RuntimeError):
+            compiled._cache = _Kept(function)
     kept: _Function = compiled
     return kept
 
 
+class _Kept(caching.FunctionCache):  # type: ignore[misc]
+    """Machine code in a folder whose name holds the sources of all that simulates.
+
+    numba looks at a function's own file alone, and would go on with what functions and constants
+    of other files were. What can't be read is compiled, what can't be written is not kept.
+    """
+
+    def __init__(self, function: Callable[..., object]) -> None:
+        configured = config.CACHE_DIR
+        folder = _folder(configured)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            # numba would go on to a folder beside the sources.
+            raise PermissionError(folder)
+        config.CACHE_DIR = str(folder)
+        try:
+            super().__init__(function)
+        finally:
+            config.CACHE_DIR = configured
+
+    def load_overload(self, signature: Any, target_context: Any) -> Any:
+        with suppress(*_ERRORS):
+            return super().load_overload(signature, target_context)
+        return None
+
+    def save_overload(self, signature: Any, data: Any) -> None:
+        with suppress(*_ERRORS):
+            super().save_overload(signature, data)
+
+
 def _folder(configured: str) -> Path:
     sources = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
         sources.update(path.read_bytes())
     caches = Path(configured or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return caches / "lensfinder" / f"kernels-{sources.hexdigest()[:16]}"

@@ -46,7 +46,8 @@ def exp2(x: f32) -> f32:
     r2 = r * r
     low, high = (_EXP_0 + _EXP_1 * r) + r2 * (_EXP_2 + _EXP_3 * r), _EXP_4 + _EXP_5 * r
     fraction = low + r2 * r2 * (high + r2 * _EXP_6)
-    return fraction * i32((i32(whole) + _BIAS) << _MANTISSA).view(f32)
+    power: f32 = fraction * i32((i32(whole) + _BIAS) << _MANTISSA).view(f32)
+    return power
 
 
 @element

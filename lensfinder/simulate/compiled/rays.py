@@ -82,7 +82,7 @@ def _through_power_law(x: Array, y: Array, beta_x: Array, beta_y: Array, lens_8:
     t = slope - _ONE
     cos, sin = np.cos(phi), np.sin(phi)
     flattening = (_ONE - q) / (_ONE + q)
-    terms = int(math.ceil(_EPS / math.log(min(max(flattening, 1e-3), 0.999))))
+    terms = math.ceil(_EPS / math.log(min(max(flattening, 1e-3), 0.999)))
     b = theta_e * np.sqrt(q)
     scale = _TWO * b / (_ONE + q)
     count = len(x)
