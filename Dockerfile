@@ -25,14 +25,14 @@ RUN pip install ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} -c constraints.
 # The packages: a layer that stays as long as what the project depends on does.
 COPY pyproject.toml README.md LICENSE ./
 COPY lensfinder/__init__.py lensfinder/
-RUN pip install -c constraints.txt .
+RUN pip install -c constraints.txt '.[compile]'
 COPY . .
 RUN pip install --no-deps --force-reinstall .
 
 FROM build AS build-cuda
 COPY constraints.txt pyproject.toml README.md LICENSE ./
 COPY lensfinder/__init__.py lensfinder/
-RUN pip install -c constraints.txt .
+RUN pip install -c constraints.txt '.[compile]'
 COPY . .
 RUN pip install --no-deps --force-reinstall .
 

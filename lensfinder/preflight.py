@@ -7,11 +7,10 @@ import os
 import platform
 from collections import Counter
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from lensfinder import __version__, disks, slurm, survey, tables, tiles
+from lensfinder import __version__, disks, provenance, slurm, survey, tables, tiles
 from lensfinder.config import Config, SimulateConfig, SlurmConfig, TargetsConfig, load
 from lensfinder.cutout.stampjobs import plan_stamps
 from lensfinder.errors import LensfinderError, UnitError, counted
@@ -31,7 +30,8 @@ def check_machine(folder: Path) -> dict[str, str]:
     return {
         "lensfinder": __version__,
         "python": platform.python_version(),
-        **{name: metadata.version(name) for name in packages},
+        **{name: provenance.version_of(name) for name in packages},
+        "numba": provenance.version_of("numba") or "none, which simulate --compile needs",
         "cores": str(len(os.sched_getaffinity(0))),
         "memory": f"{memory / 2**30:.0f} GiB",
         "gpus": ", ".join(gpus) or "none",

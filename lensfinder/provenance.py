@@ -10,7 +10,15 @@ from typing import Any
 from lensfinder import __version__
 from lensfinder.config import Config
 
-_PACKAGES = ("numpy", "astropy", "photutils", "h5py", "torch", "pyarrow", "scikit-learn")
+_PACKAGES = ("numpy", "astropy", "photutils", "h5py", "torch", "pyarrow", "scikit-learn", "numba")
+
+
+def version_of(package: str) -> str:
+    """Tell the version that is installed; empty if none is."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def describe(config: Config, section: str, command: str) -> dict[str, Any]:
@@ -40,7 +48,7 @@ def describe(config: Config, section: str, command: str) -> dict[str, Any]:
         "versions": {
             "lensfinder": __version__,
             "python": sys.version.split()[0],
-            **{name: metadata.version(name) for name in _PACKAGES},
+            **{name: version for name in _PACKAGES if (version := version_of(name))},
         },
         "seed": config.run.seed,
     }

@@ -51,6 +51,15 @@ def system(rng: np.random.Generator, psf_fwhm_arcsec: dict[str, float]) -> dict[
     }
 
 
+def nothing_nearby(count: int, bands: int) -> list[dict[str, np.ndarray]]:
+    """Surroundings without objects."""
+    names = ("x_arcsec", "y_arcsec", "re_arcsec", "n", "q", "phi_rad")
+    return [
+        {**{name: np.zeros(0) for name in names}, "flux_njy": np.zeros((0, bands))}
+        for _ in range(count)
+    ]
+
+
 def sersic_kwargs(
     row: dict[str, Any], part: str, mag: float, x: float, y: float
 ) -> dict[str, float]:

@@ -144,26 +144,25 @@ def make_painted(
     return assemble(image_NCHW, pixels["mask"], truth, rows, contract)
 
 
-def repaint(
-    chosen: Sequence[Host], truth: Truth, setting: Setting, which: range, told: Container[str]
-) -> Mocks:
-    """Paint some rows of a table on their hosts.
+def repaint(chosen: Sequence[Host], truth: Truth, setting: Setting, told: Container[str]) -> Mocks:
+    """Paint the rows of a table on their hosts.
 
     Parameters
     ----------
-    chosen : host of each of these rows
+    chosen : host of each row
     told : columns of the table; what else there is to say of a host is taken from its stamp
     """
     pixels, catalog = _read(chosen, setting.observation)
-    rows, contract, noise = truth.part(which)
     rows = [
         row | {name: value for name, value in of_host.items() if name not in told}
         for row, of_host in (
-            (row, _of_host(_sky_rms(pixels, k), catalog[k], setting)) for k, row in enumerate(rows)
+            (row, _of_host(_sky_rms(pixels, k), catalog[k], setting))
+            for k, row in enumerate(truth.rows)
         )
     ]
-    image_NCHW, measured = _paint(pixels["image"], rows, setting, noise)
-    return assemble(image_NCHW, pixels["mask"], measured, rows, contract | _place(catalog))
+    image_NCHW, measured = _paint(pixels["image"], rows, setting, truth.noise)
+    contract = truth.columns | _place(catalog)
+    return assemble(image_NCHW, pixels["mask"], measured, rows, contract)
 
 
 def _place(catalog: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:

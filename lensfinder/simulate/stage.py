@@ -119,11 +119,11 @@ def _make(unit: Unit, setting: Setting) -> Mocks:
     table = truth.read(path)
     systems = truth.complete(
         table, setting, str(path),
-        painted=bool(hosts), as_made=unit.ingredients["as_made"],
+        painted=bool(hosts), as_made=unit.ingredients["as_made"], which=which,
     )  # fmt: skip
     if hosts:
-        return painting.repaint(hosts, systems, setting, which, table)
-    return truth.make(systems, setting, which)
+        return painting.repaint(hosts, systems, setting, table)
+    return truth.make(systems, setting)
 
 
 def prove(unit: Unit) -> Receipt | None:

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -92,12 +93,11 @@ class Truth:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def part(self, which: range) -> tuple[list[Row], dict[str, np.ndarray], list[tuple[int, int]]]:
-        """Rows, columns of the contract, and seed and index of the noise, of some systems."""
-        some = slice(which.start, which.stop)
-        contract = {name: values[some] for name, values in self.columns.items()}
-        seeds, indices = contract["noise_seed"].tolist(), contract["noise_index"].tolist()
-        return self.rows[some], contract, list(zip(seeds, indices, strict=True))
+    @property
+    def noise(self) -> list[tuple[int, int]]:
+        """Seed and index of each system's noise."""
+        seeds, indices = (self.columns[f"noise_{name}"].tolist() for name in ("seed", "index"))
+        return list(zip(seeds, indices, strict=True))
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
@@ -108,6 +108,12 @@ def read(path: Path) -> dict[str, np.ndarray]:
     RequestError
         if it can't be read or holds no row
     """
+    status = path.stat() if path.exists() else None
+    return _read(path, 0 if status is None else status.st_mtime_ns)
+
+
+@lru_cache(maxsize=1)
+def _read(path: Path, modified_ns: int) -> dict[str, np.ndarray]:
     table = tables.read_table(path)
     table.convert()
     if not table or len(next(iter(table.values()))) == 0:
@@ -122,6 +128,7 @@ def complete(
     *,
     painted: bool = False,
     as_made: bool = False,
+    which: range | None = None,
 ) -> Truth:
     """Check a table and fill in what it leaves open.
 
@@ -133,17 +140,20 @@ def complete(
     painted : whether the galaxies are real, so that none needs to be modelled
     as_made : whether bands, stamps and conditions are those that the table was written with: then
         the S/N gives a source's brightness, to the last bit; else its magnitudes do
+    which : rows to look at, one after another; default: all
 
     Raises
     ------
     RequestError
         with every wrong value by row and column
     """
-    count = len(next(iter(table.values())))
-    bands = setting.observation.bands
+    which = which or range(len(next(iter(table.values()))))
+    first, count, bands = which.start, len(which), setting.observation.bands
     problems = naming.unknown_columns(table, bands, setting.population.colours.bands())
-    numbers, texts = _parse(table, count, problems)
-    ids = _ids(texts, count, problems)
+    noise = _noise_numbers(table, setting, problems)
+    table = {name: values[first : which.stop] for name, values in {**table, **noise}.items()}
+    numbers, texts = _parse(table, first, problems)
+    ids = _ids(texts, which, problems)
     rows: list[Row] = []
     for k in range(count):
         given = {name: float(values[k]) for name, values in numbers.items()}
@@ -151,11 +161,13 @@ def complete(
         if told and not as_made:
             given["feature_snr"] = math.nan
         kind = texts["kind"][k] if "kind" in texts and texts["kind"][k] else "lens"
-        row = _row(given, kind, setting, problems, f"row {k + 1}", painted=painted)
+        row = _row(given, kind, setting, problems, f"row {first + k + 1}", painted=painted)
         row["artefact"] = texts["artefact"][k] if "artefact" in texts else ""
         if kind == "artefact" and row["artefact"] not in ARTEFACTS:
             known = ", ".join(ARTEFACTS)
-            problems.append(f"row {k + 1}, artefact: {row['artefact']!r}; expected one of {known}")
+            problems.append(
+                f"row {first + k + 1}, artefact: {row['artefact']!r}; expected one of {known}"
+            )
         rows.append(as_stored(row))
     if problems:
         more = len(problems) - _MOST_PROBLEMS
@@ -164,16 +176,16 @@ def complete(
     return Truth(rows, _contract(rows, ids, numbers, texts, setting))
 
 
-def make(truth: Truth, setting: Setting, which: range) -> Mocks:
-    """Make the modelled mocks of some rows of a table.
+def make(truth: Truth, setting: Setting) -> Mocks:
+    """Make the modelled mocks of a table.
 
     The last bit of a pixel depends on what it is rendered with. A system is rendered in the place
     of its chunk that its noise has, in which it once was if `simulate` made it; places that the
     table does not fill are drawn.
     """
-    rows, contract, noise = truth.part(which)
+    rows, contract = truth.rows, truth.columns
     made: list[Mocks | None] = [None] * len(rows)
-    for (seed, chunk, _), slots in _in_old_places(noise).items():
+    for (seed, chunk, _), slots in _in_old_places(truth.noise).items():
         drawn = replace(setting, seed=seed)
         numbers = [(seed, chunk * CHUNK + slot) for slot in range(CHUNK)]
         filled = [
@@ -209,9 +221,24 @@ def _in_old_places(noise: Sequence[tuple[int, int]]) -> dict[tuple[int, int, int
     return chunks
 
 
+def _noise_numbers(
+    table: Mapping[str, np.ndarray], setting: Setting, problems: list[str]
+) -> dict[str, np.ndarray]:
+    """Seed and index of each row's noise; where some row has none the table's do not count."""
+    count = len(next(iter(table.values())))
+    numbers = {"noise_seed": np.full(count, setting.seed), "noise_index": np.arange(count)}
+    told, _ = _parse({name: table[name] for name in numbers if name in table}, 0, problems)
+    return numbers | {
+        name: values.astype(np.int64)
+        for name, values in told.items()
+        if values.dtype.kind in "iu" or np.isfinite(values).all()
+    }
+
+
 def _parse(
-    table: Mapping[str, np.ndarray], count: int, problems: list[str]
+    table: Mapping[str, np.ndarray], first: int, problems: list[str]
 ) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
+    """Numbers and texts of a table whose first row is that of a larger one."""
     numbers: dict[str, np.ndarray] = {}
     texts: dict[str, list[str]] = {}
     for name, values in table.items():
@@ -220,22 +247,22 @@ def _parse(
         elif name in naming.CARRIED and values.dtype.kind in "iu":
             numbers[name] = values
         else:
-            column = np.full(count, math.nan)
+            column = np.full(len(values), math.nan)
             for k, value in enumerate(values):
                 try:
                     column[k] = math.nan if value is None or value == "" else float(value)
                 except (TypeError, ValueError):
-                    problems.append(f"row {k + 1}, {name}: {value!r} is no number")
+                    problems.append(f"row {first + k + 1}, {name}: {value!r} is no number")
                 if math.isinf(column[k]):
-                    problems.append(f"row {k + 1}, {name}: {value!r} is not finite")
+                    problems.append(f"row {first + k + 1}, {name}: {value!r} is not finite")
             numbers[name] = column
     return numbers, texts
 
 
-def _ids(texts: Mapping[str, Sequence[str]], count: int, problems: list[str]) -> list[str]:
-    ids = [str(name) for name in texts.get("id", [])] or [f"truth-{k:08d}" for k in range(count)]
+def _ids(texts: Mapping[str, Sequence[str]], which: range, problems: list[str]) -> list[str]:
+    ids = [str(name) for name in texts.get("id", [])] or [f"truth-{k:08d}" for k in which]
     seen: dict[str, int] = {}
-    for k, name in enumerate(ids):
+    for k, name in zip(which, ids, strict=True):
         if not name or not name.isprintable() or len(name.encode()) > schema.MAX_ID_BYTES:
             problems.append(f"row {k + 1}, id: {name!r}; expected 1 to 64 printable bytes")
         elif name in seen:
@@ -256,6 +283,16 @@ def _conditions(given: Mapping[str, float], setting: Setting) -> Row:
     return conditions
 
 
+@lru_cache(maxsize=4096)
+def _bounds_of(name: str) -> tuple[tuple[float, float, bool], ...]:
+    """Lowest and highest value of a column, and whether the lowest is allowed."""
+    return tuple(
+        (low, high, closed)
+        for pattern, low, high, closed in _BOUNDS
+        if re.fullmatch(f".*{pattern}" if pattern[0] == "_" else pattern, name)
+    )
+
+
 def _row(
     given: Mapping[str, float],
     kind: str,
@@ -272,11 +309,9 @@ def _row(
     seed = float(row["surroundings_seed"])
     row["surroundings_seed"] = int(seed) if seed.is_integer() else seed
     row["kind"], row["label"] = kind, int(kind == "lens")
-    for pattern, low, high, closed in _BOUNDS:
-        for name, value in given.items():
-            if re.fullmatch(f".*{pattern}" if pattern[0] == "_" else pattern, name) and (
-                value < low or value > high or (value == low and not closed)
-            ):
+    for name, value in given.items():
+        for low, high, closed in _bounds_of(name):
+            if value < low or value > high or (value == low and not closed):
                 bracket = "[" if closed else "("
                 problems.append(f"{where}, {name}: {value:g}; expected {bracket}{low:g}, {high:g}]")
     if kind not in ("lens", *NEGATIVE_KINDS):
@@ -367,10 +402,4 @@ def _contract(
     }
     for name in ("ra", "dec", "x", "y"):
         columns[name] = numbers.get(name, np.full(count, math.nan)).astype(np.float64)
-    # Which noise a mock has does not depend on where in a table it stands.
-    seeds = {"noise_seed": np.full(count, setting.seed), "noise_index": np.arange(count)}
-    for name, default in seeds.items():
-        told = numbers.get(name, default)
-        whole = told.dtype.kind in "iu" or np.isfinite(told).all()
-        columns[name] = told.astype(np.int64) if whole else default
-    return columns
+    return columns | {name: numbers[name] for name in ("noise_seed", "noise_index")}

@@ -40,7 +40,7 @@ from lenstronomy.Data.psf import PSF  # noqa: E402
 from lenstronomy.ImSim.image_model import ImageModel  # noqa: E402
 from lenstronomy.LensModel.lens_model import LensModel  # noqa: E402
 from lenstronomy.LightModel.light_model import LightModel  # noqa: E402
-from oracle import lens_names, model_kwargs, system  # noqa: E402
+from oracle import lens_names, model_kwargs, nothing_nearby, system  # noqa: E402
 from threadpoolctl import threadpool_info  # noqa: E402
 
 from lensfinder import parallel  # noqa: E402
@@ -71,21 +71,12 @@ def cpu_seconds(what: Callable[[], object], repeats: int = 3) -> float:
     return best
 
 
-def nothing_nearby(count: int) -> list[dict[str, np.ndarray]]:
-    """Surroundings without objects."""
-    names = ("x_arcsec", "y_arcsec", "re_arcsec", "n", "q", "phi_rad")
-    return [
-        {**{name: np.zeros(0) for name in names}, "flux_njy": np.zeros((0, len(BANDS)))}
-        for _ in range(count)
-    ]
-
-
 def ours(rows: list[dict[str, Any]], *, compiled: bool) -> None:
     """Images with noise, in chunks."""
     observation = Observation(BANDS, SIZE, SCALE, "r", compiled=compiled)
     for first in range(0, len(rows), CHUNK):
         part = rows[first : first + CHUNK]
-        rendered = render(part, nothing_nearby(len(part)), observation)
+        rendered = render(part, nothing_nearby(len(part), len(BANDS)), observation)
         generators = [np.random.default_rng(first + k) for k in range(len(part))]
         image = rendered.background_NCHW + rendered.feature_NCHW
         add_noise(image, part, observation, generators)
@@ -226,7 +217,7 @@ def main() -> None:
     peers = [Lenstronomy(4, adaptive=True), Lenstronomy(8, adaptive=True)]
     peers.append(Lenstronomy(4, adaptive=False))
     reference, mine, machine = (
-        render(few, nothing_nearby(16), Observation(BANDS, SIZE, SCALE, "r", **how))
+        render(few, nothing_nearby(16, len(BANDS)), Observation(BANDS, SIZE, SCALE, "r", **how))
         .feature_NCHW[:, 1]
         .astype(float)
         for how in ({"supersampling": 12}, {}, {"compiled": True})

@@ -16,11 +16,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from mockfolders import contents
-from oracle import system
+from oracle import nothing_nearby, system
 from scipy.stats import kstest
 
-from lensfinder import config, runs, tables
+from lensfinder import config, runs, shards, tables
 from lensfinder.errors import RequestError
+from lensfinder.ledger import products_of
 from lensfinder.simulate import backends, lensing, noise, recipe
 from lensfinder.simulate.mocks import Setting, Sky, make_modelled
 from lensfinder.simulate.observation import Observation
@@ -28,6 +29,7 @@ from lensfinder.simulate.population import generator
 from lensfinder.simulate.recipe import Population
 from lensfinder.simulate.render import add_noise, render
 from lensfinder.simulate.sources import SourceImages
+from lensfinder.simulate.stream import MockStream
 
 BANDS = ("g", "r", "i")
 OPTIONS: dict[str, Any] = {"count": 192, "size": 41, "unit_size": 64, "compile": True}
@@ -45,14 +47,6 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def compiled(observation: Observation) -> Observation:
     return replace(observation, compiled=True)
-
-
-def empty(count: int) -> list[dict[str, np.ndarray]]:
-    names = ("x_arcsec", "y_arcsec", "re_arcsec", "n", "q", "phi_rad")
-    return [
-        {**{name: np.zeros(0) for name in names}, "flux_njy": np.zeros((0, len(BANDS)))}
-        for _ in range(count)
-    ]
 
 
 def apart(ours: np.ndarray, theirs: np.ndarray) -> float:
@@ -165,7 +159,11 @@ def test_single_systems_are_those_of_torch(change: dict[str, float]) -> None:
         for k, row in enumerate(rows)
     ]
     theirs, ours = (
-        render(altered, empty(8), Observation(BANDS, 41, 0.2, "r", sources=images, compiled=c))
+        render(
+            altered,
+            nothing_nearby(8, 3),
+            Observation(BANDS, 41, 0.2, "r", sources=images, compiled=c),
+        )
         for c in (False, True)
     )
     assert apart(ours.background_NCHW, theirs.background_NCHW) < 1e-5
@@ -227,6 +225,17 @@ def test_the_table_of_truth_says_that_they_were_compiled(mocks: Path, tmp_path: 
     assert apart(contents(mocks)[0], eager) < 1e-5
 
 
+def test_fresh_mocks_for_training_are_compiled_like_those_on_disk(mocks: Path) -> None:
+    with shards.read(products_of(mocks, "simulate")[0]) as shard:
+        ingredients = shard.header.ingredients
+    plain = {**ingredients, "simulate": {**ingredients["simulate"], "compile": False}}
+    index = np.arange(10, 20)
+    with MockStream(ingredients) as stream, MockStream(plain) as eager:
+        assert stream.setting.observation.compiled
+        ours, theirs = (each.gather(1, index).image_NCHW for each in (stream, eager))
+    assert 0 < apart(ours, theirs) < 1e-5
+
+
 SHOOT = """
 import numpy as np
 from lensfinder.simulate.compiled.rays import shoot
@@ -272,4 +281,4 @@ def test_what_compiled_kernels_are_not_for(population: Population, compiled: Obs
         replace(compiled, supersampling=4)
     row = system(np.random.default_rng(5), dict.fromkeys(BANDS, 0.7))
     with pytest.raises(ValueError, match="compiled kernels are float32"):
-        render([row], empty(1), compiled, dtype=torch.float64)
+        render([row], nothing_nearby(1, 3), compiled, dtype=torch.float64)

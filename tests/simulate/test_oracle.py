@@ -12,7 +12,7 @@ from lenstronomy.Data.psf import PSF
 from lenstronomy.ImSim.image_model import ImageModel
 from lenstronomy.LensModel.lens_model import LensModel
 from lenstronomy.LightModel.light_model import LightModel
-from oracle import lens_names, model_kwargs, system
+from oracle import lens_names, model_kwargs, nothing_nearby, system
 from scipy.special import erf
 
 from lensfinder.simulate import observe
@@ -97,14 +97,12 @@ def test_images_agree_with_lenstronomy(psf: str, slope: str | None) -> None:
     kernel = (
         images.images_PCYX[0, 0] if images is not None else kernel_of(psf, fwhm, (n_fine - 1) // 2)
     )
-    names = ("x_arcsec", "y_arcsec", "re_arcsec", "n", "q", "phi_rad")
-    alone = {**{name: np.zeros(0) for name in names}, "flux_njy": np.zeros((0, 1))}
     oracle = [theirs(row, kernel, n_fine, float(grid.axis_arcsec[0])) for row in rows]
     expected = [
         observation.stamp(torch.from_numpy(image[::S, ::S] * S**2)).numpy() for image in oracle
     ]
     for dtype, tolerance in ((torch.float64, 1e-6), (torch.float32, 1e-4)):
-        rendered = render(rows, [alone] * len(rows), observation, dtype=dtype)
+        rendered = render(rows, nothing_nearby(len(rows), 1), observation, dtype=dtype)
         ours = (rendered.background_NCHW + rendered.feature_NCHW)[:, 0]
         for mine, their in zip(ours, expected, strict=True):
             assert np.abs(mine - their).max() < tolerance * their.max()

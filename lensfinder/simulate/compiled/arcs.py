@@ -9,21 +9,17 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from lensfinder.simulate import arcs, gridding
 from lensfinder.simulate.compiled import profiles, rays
 from lensfinder.simulate.compiled.jit import kernel
-from lensfinder.simulate.compiled.maths import LOG2_E, exp2, f32, u64
+from lensfinder.simulate.compiled.maths import LOG2_E, Array, Index, exp2, f32, u64
 from lensfinder.simulate.compiled.profiles import add, add_square, brightness, outside, smooth
 from lensfinder.simulate.compiled.rays import shoot
 from lensfinder.simulate.grid import Columns, FineGrid
 from lensfinder.simulate.sources import SourceImages
-
-Array = npt.NDArray[np.float32]
-Index = npt.NDArray[np.int64]
 
 # Of the samples that are worked on at a time: they stay in a core's cache.
 _SAMPLES = 48**2
@@ -198,9 +194,9 @@ def _profile(
     for s in range(u64(len(out))):
         radius2 = (xx * u[s] + xy * v[s]) * u[s] + yy * (v[s] * v[s])
         light = brightness(radius2, shrink, power, log_centre) * area
-        left = outside(u[s] * u[s] + v[s] * v[s], per_fade2)
-        left *= outside(x[s] * x[s] + y[s] * y[s], per_lens2)
-        out[s] = light * (f32(1) - left if held else left)
+        left_over = outside(u[s] * u[s] + v[s] * v[s], per_fade2)
+        left_over *= outside(x[s] * x[s] + y[s] * y[s], per_lens2)
+        out[s] = light * (f32(1) - left_over if held else left_over)
 
 
 @kernel

@@ -6,20 +6,16 @@ import math
 from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from lensfinder.simulate import gridding, light, sersics
 from lensfinder.simulate.compiled import profiles
 from lensfinder.simulate.compiled.jit import element, kernel
-from lensfinder.simulate.compiled.maths import LOG2_E, exp2, f32, u64
+from lensfinder.simulate.compiled.maths import LOG2_E, Array, Index, exp2, f32, u64
 from lensfinder.simulate.compiled.profiles import add, add_square, brightness, outside, smooth
 from lensfinder.simulate.grid import FineGrid
 from lensfinder.simulate.sersics import CORE_CELLS, SPREAD_CELLS, Galaxies, Prepared
-
-Array = npt.NDArray[np.float32]
-Index = npt.NDArray[np.int64]
 
 _TAPS = gridding.TAPS
 

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from lensfinder.simulate import lensing
 from lensfinder.simulate.compiled import rays
 from lensfinder.simulate.compiled.jit import kernel
-from lensfinder.simulate.compiled.maths import exp2, f32, log2, u64
+from lensfinder.simulate.compiled.maths import Array, exp2, f32, log2, u64
 from lensfinder.simulate.compiled.rays import shoot
 from lensfinder.simulate.grid import Columns
-
-Array = npt.NDArray[np.float32]
 
 _ONE, _TWO = f32(1), f32(2)
 _TINY = f32(np.finfo(np.float32).tiny)

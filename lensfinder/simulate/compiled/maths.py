@@ -8,9 +8,12 @@ number is a float32 by name, since numba would take a float for a float64, and s
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from lensfinder.simulate.compiled.jit import element
 
+Array = npt.NDArray[np.float32]
+Index = npt.NDArray[np.int64]
 f32 = np.float32
 i32 = np.int32
 # Loops count with these: a negative index counts from the end, and where LLVM can't rule one out it

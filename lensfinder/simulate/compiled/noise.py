@@ -8,9 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lensfinder.simulate.compiled.jit import kernel
-from lensfinder.simulate.compiled.maths import normal_pair, u64
-
-Array = npt.NDArray[np.float32]
+from lensfinder.simulate.compiled.maths import Array, normal_pair, u64
 
 
 def normals(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:

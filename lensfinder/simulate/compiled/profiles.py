@@ -5,15 +5,12 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from lensfinder.simulate import light
 from lensfinder.simulate.compiled.jit import element, kernel
-from lensfinder.simulate.compiled.maths import LOG2_E, exp2, f32, log2, u64
-
-Array = npt.NDArray[np.float32]
+from lensfinder.simulate.compiled.maths import LOG2_E, Array, exp2, f32, log2, u64
 
 # As `light` levels profiles out; to base 2.
 _FAINTEST = f32(50 * math.log2(math.e))

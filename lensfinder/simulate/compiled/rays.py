@@ -5,14 +5,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from lensfinder.simulate.compiled.jit import kernel
-from lensfinder.simulate.compiled.maths import atan_of, exp2, f32, log1p, log2, u64
+from lensfinder.simulate.compiled.maths import Array, atan_of, exp2, f32, log1p, log2, u64
 from lensfinder.simulate.grid import Columns
-
-Array = npt.NDArray[np.float32]
 
 _ONE, _TWO, _HALF = f32(1), f32(2), f32(0.5)
 _MIN_SQUARED_ECCENTRICITY = f32(1e-10)  # as in `lensing`
