@@ -194,6 +194,7 @@ def _read_astropy(path: Path, kind: str) -> catalogs.Listed:
             warnings.simplefilter("ignore")
             if kind == "fits":
                 _refuse_unfilled(path)
+                _refuse_several(path)
             loaded = Table.read(path, format=kind)
             return catalogs.Listed(
                 {name: catalogs.plain(loaded[name]) for name in loaded.colnames},
@@ -214,6 +215,24 @@ def _refuse_unfilled(path: Path) -> None:
             if short := headers.shortfall(path, hdu):
                 declared, found = short
                 raise OSError(f"a header declares {declared} bytes, and the file holds {found}")
+
+
+def _refuse_several(path: Path) -> None:
+    """Refuse a FITS file of several tables: which one lists the objects is not for us to guess."""
+    from astropy.io import fits
+
+    with fits.open(path) as hdus:
+        names = [
+            f"{number} ({hdu.name})" if hdu.name else str(number)
+            for number, hdu in enumerate(hdus)
+            if isinstance(hdu, (fits.BinTableHDU, fits.TableHDU))
+        ]
+    if len(names) > 1:
+        raise RequestError(
+            f"{path} holds {len(names)} tables, HDUs {', '.join(names[:5])}",
+            "one",
+            "Write the one that lists the objects to a file of its own.",
+        )
 
 
 def _refuse_remote_stream(path: Path) -> None:

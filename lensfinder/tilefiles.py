@@ -16,7 +16,7 @@ from typing import Any
 
 from astropy.io import fits
 
-from lensfinder.errors import RequestError
+from lensfinder.errors import RequestError, counted
 from lensfinder.footprints import READ_ERRORS, quietly
 from lensfinder.planes import is_picture
 from lensfinder.survey import Survey
@@ -97,8 +97,9 @@ def find(inputs: Sequence[Path], survey: Survey, bands: Sequence[str]) -> list[T
                     )
                 kinds[kind] = path
     if not tiles:
+        where = ", ".join(str(path) for path in inputs)
         raise RequestError(
-            f"no {survey.name} tiles in {', '.join(str(path) for path in inputs)}",
+            f"no {survey.name} tiles in {where}{_instead(inputs)}",
             f"file names that match {survey.files.pattern}, bands {','.join(bands)}",
             "Choose the survey with --survey; `lensfinder surveys` lists them.",
         )
@@ -118,6 +119,15 @@ def _files(inputs: Sequence[Path]) -> Iterator[tuple[Path, bool]]:
             raise RequestError(
                 f"no such file: {path}", "a FITS tile or a folder of tiles or stamps"
             )
+
+
+def _instead(inputs: Sequence[Path]) -> str:
+    """What there is in folders without tiles."""
+    names = [path.name for path, _ in _files(inputs) if not path.is_dir()]
+    if not names:
+        return ", where there are no files"
+    likely = [name for name in names if ".fit" in name] or names
+    return f", where there are {counted(len(names), 'file')} such as {likely[0]}"
 
 
 def below(folder: Path) -> list[Path]:

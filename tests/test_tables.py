@@ -248,6 +248,16 @@ def test_a_file_that_is_no_catalogue_is_refused(
         tables.read_catalog(tmp_path / name)
 
 
+def test_of_several_tables_in_a_file_none_is_guessed(tmp_path: Path) -> None:
+    objects = Table({"id": ["a"], "ra": [1.0], "dec": [2.0]})
+    header = Table({"Field Header Card": ["SIMPLE"]})
+    hdus = [fits.PrimaryHDU(), *(fits.table_to_hdu(each) for each in (header, objects))]
+    hdus[1].name, hdus[2].name = "LDAC_IMHEAD", "LDAC_OBJECTS"
+    fits.HDUList(hdus).writeto(tmp_path / "c.fits")
+    with pytest.raises(RequestError, match=r"2 tables, HDUs 1 \(LDAC_IMHEAD\), 2 \(LDAC_OBJECTS\)"):
+        tables.read_catalog(tmp_path / "c.fits")
+
+
 @pytest.mark.fault
 def test_text_that_is_no_text_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "c.parquet"

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from lensfinder import shards, tables
 from lensfinder.cutout.stampfiles import is_damage
+from lensfinder.errors import counted
 from lensfinder.fingerprints import fingerprint
 from lensfinder.infer import histogram
 from lensfinder.infer.groups import group
@@ -156,9 +157,12 @@ def remarks(units: Sequence[Unit]) -> list[str]:
     said: Counter[str] = Counter()
     why: Counter[str] = Counter()
     noise: list[dict[str, float]] = []
+    kept, limit = 0, None
     for unit in units:
         if unit.product.exists():
             stored = tables.read_metadata(unit.product) or {}
+            limit = stored.get("keep_above", limit)
+            kept += stored.get("rows", 0) - sum(stored.get("rejected", {}).values())
             said.update(stored.get("notices", []))
             why.update(stored.get("rejected", {}))
             noise.append(stored.get("noise_over_training", {}))
@@ -167,6 +171,8 @@ def remarks(units: Sequence[Unit]) -> list[str]:
     if why:
         listed = ", ".join(f"{count} {reason}" for reason, count in sorted(why.items()))
         lines.append(f"not scored: {listed} (listed in {Path('ledger.parquet')})")
+    if limit is not None:
+        lines.append(f"kept: {counted(kept, 'object')} with a logit above {limit:g}")
     return lines
 
 

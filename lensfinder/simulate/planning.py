@@ -240,6 +240,12 @@ def _stamps(
             for key, value in taken.items()
         ]
         notices.append(f"from {origin}: {', '.join(words)}")
+    if chosen.truth is not None and stored is None:
+        told = {"survey": sky["survey"], "bands": ",".join(sky["psf_fwhm_arcsec"])}
+        told["size"] = str(taken.get("size", chosen.size))
+        open_ = [f"{key} {value}" for key, value in told.items() if key not in {*said, *taken}]
+        if open_:
+            notices.append(f"note: {chosen.truth} does not tell, by default: {', '.join(open_)}")
     bands = tuple(sky["psf_fwhm_arcsec"])
     keys = {
         "bands": list(bands),

@@ -108,12 +108,17 @@ def write_mosaic(
     side = 1.3 * min(3.0, most_across / across)
     lines = [part[k : k + across] for part in chosen for k in range(0, len(part), across)]
     stretches = ("composite",) if pictures else STRETCHES
-    size = (max(side * across, 2.6), ((side + 0.25) * len(lines) + 0.3) * len(stretches))
-    figure = Figure(figsize=size)
+    # Inches, of a title and of what stands beneath a stamp.
+    title, caption_room = 0.3, 0.3
+    height = (side + caption_room) * len(lines) + title
+    figure = Figure(figsize=(max(side * across, 2.6), height * len(stretches)))
     FigureCanvasAgg(figure)
     panels = figure.subfigures(len(stretches), 1, squeeze=False)[:, 0]
     for panel, stretch in zip(panels, stretches, strict=True):
-        panel.subplots_adjust(0.02, 0.01, 0.995, 0.975, 0.03, 0.22)
+        panel.subplots_adjust(
+            *(0.02, caption_room / height, 0.995, 1 - title / height),
+            *(0.03, caption_room / side),
+        )
         panel.suptitle(f"{stretch} · {', '.join(bands)}", fontsize=9, y=0.995, va="top")
         axes = panel.subplots(len(lines), across, squeeze=False)
         for line, rows in zip(axes, lines, strict=True):

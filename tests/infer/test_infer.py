@@ -304,6 +304,7 @@ def test_only_what_is_above_is_kept_and_all_is_counted(
     summary = run("infer", tmp_path, infer=infer)
     kept = scores_of(tmp_path)
     assert kept == {name: logit for name, logit in all_of.items() if logit > limit}
+    assert f"kept: {len(kept)} objects with a logit above {limit:g}" in summary.lines
     assert summary.counts["planned"] == len(all_of)
     whole, part = (tables.read_metadata(f / "ranked.parquet") for f in (scored, tmp_path))
     assert whole is not None
