@@ -178,7 +178,9 @@ def _render_alike(
         scene_NCFF = torch.zeros(len(block), len(bands), n_fine, n_fine, dtype=x.dtype)
         kernels.draw(scene_NCFF, grid, galaxies, first)
         sersics.add_points(scene_NCFF, grid, stars, first)
-        background_NCHW[block] = _observed(scene_NCFF, otf_NCFH, observation, points)
+        background_NCHW[first : first + len(block)] = _observed(
+            scene_NCFF, otf_NCFH, observation, points
+        )
         for rows, image, relative in features:
             here = (rows >= first) & (rows < first + _BLOCK)
             if here.any():
