@@ -33,6 +33,7 @@ from lensfinder.simulate.noise import LONGEST_CORRELATION_PIXELS
 from lensfinder.simulate.observe import narrowest_fwhm
 from lensfinder.simulate.recipe import ARTEFACTS, NEGATIVE_KINDS
 from lensfinder.simulate.render import CHUNK
+from lensfinder.simulate.sections import MAX_CLUMPS
 from lensfinder.simulate.splits import split_of
 
 _TAILS = ("arm_count", "arm_re_arcsec", "arm_pitch_deg", "surroundings_seed")
@@ -65,6 +66,8 @@ _BOUNDS: tuple[tuple[str, float, float, bool], ...] = (
     ("d[xy]", -0.5, 0.5, True),
     ("(feature|source)_snr", 0, math.inf, False),
     ("clump_[0-9]_fraction", 0, 1, True),
+    ("clump_[0-9]_sigma_arcsec", 1e-5, 60, True),
+    ("_[xy]_arcsec", -3600, 3600, True),
     ("(source_stamp|psf_index)", 0, 2**31, True),
     # Sentinels such as -99 are no magnitudes: a cell without one is empty.
     ("mag_.*", 0, 50, True),
@@ -108,12 +111,13 @@ def read(path: Path) -> dict[str, np.ndarray]:
     RequestError
         if it can't be read or holds no row
     """
-    status = path.stat() if path.exists() else None
-    return _read(path, 0 if status is None else status.st_mtime_ns)
+    file = path.stat() if path.exists() else None
+    key = (path.absolute(), *((file.st_mtime_ns, file.st_size) if file else ()))
+    return dict(_read(path, key))
 
 
 @lru_cache(maxsize=1)
-def _read(path: Path, modified_ns: int) -> dict[str, np.ndarray]:
+def _read(path: Path, key: tuple[object, ...]) -> dict[str, np.ndarray]:
     table = tables.read_table(path)
     table.convert()
     if not table or len(next(iter(table.values()))) == 0:
@@ -150,9 +154,8 @@ def complete(
     which = which or range(len(next(iter(table.values()))))
     first, count, bands = which.start, len(which), setting.observation.bands
     problems = naming.unknown_columns(table, bands, setting.population.colours.bands())
-    noise = _noise_numbers(table, setting, problems)
-    table = {name: values[first : which.stop] for name, values in {**table, **noise}.items()}
-    numbers, texts = _parse(table, first, problems)
+    mine = {name: values[first : which.stop] for name, values in table.items()}
+    numbers, texts = _parse(mine, first, problems)
     ids = _ids(texts, which, problems)
     rows: list[Row] = []
     for k in range(count):
@@ -173,7 +176,10 @@ def complete(
         more = len(problems) - _MOST_PROBLEMS
         shown = problems[:_MOST_PROBLEMS] + ([f"… and {more} more"] if more > 0 else [])
         raise RequestError(f"{origin} has {len(problems)} problem(s)\n  " + "\n  ".join(shown))
-    return Truth(rows, _contract(rows, ids, numbers, texts, setting))
+    noise = {
+        name: values[first : which.stop] for name, values in _noise_numbers(table, setting).items()
+    }
+    return Truth(rows, _contract(rows, ids, numbers, texts, setting) | noise)
 
 
 def make(truth: Truth, setting: Setting) -> Mocks:
@@ -221,13 +227,11 @@ def _in_old_places(noise: Sequence[tuple[int, int]]) -> dict[tuple[int, int, int
     return chunks
 
 
-def _noise_numbers(
-    table: Mapping[str, np.ndarray], setting: Setting, problems: list[str]
-) -> dict[str, np.ndarray]:
+def _noise_numbers(table: Mapping[str, np.ndarray], setting: Setting) -> dict[str, np.ndarray]:
     """Seed and index of each row's noise; where some row has none the table's do not count."""
     count = len(next(iter(table.values())))
     numbers = {"noise_seed": np.full(count, setting.seed), "noise_index": np.arange(count)}
-    told, _ = _parse({name: table[name] for name in numbers if name in table}, 0, problems)
+    told, _ = _parse({name: table[name] for name in numbers if name in table}, 0, [])
     return numbers | {
         name: values.astype(np.int64)
         for name, values in told.items()
@@ -353,6 +357,10 @@ def _contradictions(row: Row, given: Mapping[str, float]) -> list[str]:
     counted = [name for name in ("group_count", "knot_count") if float(row[name]) >= 1]
     if counted and math.isnan(float(row["surroundings_seed"])):
         problems.append(f"surroundings_seed: missing; {counted[0]} needs it")
+    shares = [float(row[f"clump_{k + 1}_fraction"]) for k in range(MAX_CLUMPS)]
+    together = sum(share for share in shares if share > 0)
+    if together > 1 + 1e-6:
+        problems.append(f"clump_*_fraction: {together:g} together; expected at most 1")
     label = given.get("label", math.nan)
     if math.isfinite(label) and label != row["label"]:
         problems.append(f"label: {label:g}; kind {row['kind']} has label {row['label']}")
@@ -402,4 +410,4 @@ def _contract(
     }
     for name in ("ra", "dec", "x", "y"):
         columns[name] = numbers.get(name, np.full(count, math.nan)).astype(np.float64)
-    return columns | {name: numbers[name] for name in ("noise_seed", "noise_index")}
+    return columns

@@ -127,6 +127,9 @@ def test_mocks_are_those_of_torch(name: str, size: int) -> None:
             np.testing.assert_array_equal(ours.columns[column], values)
 
 
+CLUMP = {"x_arcsec": 0.1, "y_arcsec": 0.0, "sigma_arcsec": 0.05, "fraction": 0.3}
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -143,6 +146,10 @@ def test_mocks_are_those_of_torch(name: str, size: int) -> None:
         {"grf_kappa_rms": 0.05, "grf_seed": 3.0, "grf_power": 6.0},
         {"source_stamp": 0.0, "source_stamp_pixel_arcsec": 0.02},
         {"psf_fwhm_r_arcsec": 0.25},
+        # All of the light in clumps.
+        {f"clump_1_{n}": v for n, v in CLUMP.items()} | {"clump_1_fraction": 1.0},
+        {f"clump_1_{n}": v for n, v in CLUMP.items()} | {"clump_1_sigma_arcsec": 1e-5},
+        {"source_n": 0.3, "source_re_arcsec": 1e-6},
     ],
     ids=str,
 )
@@ -170,6 +177,22 @@ def test_single_systems_are_those_of_torch(change: dict[str, float]) -> None:
     assert apart(ours.feature_NCHW, theirs.feature_NCHW) < 1e-5
     for name, values in theirs.truth.items():
         np.testing.assert_allclose(ours.truth[name], values, rtol=2e-4, err_msg=name)
+
+
+def test_steep_small_sources_are_as_good_as_torchs(compiled: Observation) -> None:
+    """There neither is better than float32 allows."""
+    rng = np.random.default_rng(8)
+    rows = [
+        system(rng, dict.fromkeys(BANDS, 0.5)) | {"source_n": 4.7, "source_re_arcsec": 0.04}
+        for _ in range(32)
+    ]
+    eager = replace(compiled, compiled=False)
+    exact = render(rows, nothing_nearby(32, 3), eager, dtype=torch.float64).feature_NCHW
+    theirs, ours = (
+        render(rows, nothing_nearby(32, 3), each).feature_NCHW for each in (eager, compiled)
+    )
+    assert apart(ours, exact) < 1e-4
+    assert apart(ours, exact) < 2 * apart(theirs, exact)
 
 
 @pytest.mark.parametrize("correlation", [0.0, 1.5])
@@ -259,6 +282,9 @@ def test_what_was_kept_may_be_damaged_and_nothing_need_be_kept(tmp_path: Path) -
     assert kept
     for path in kept:
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert shoot(tmp_path) == first
+    for path in kept:
+        path.write_bytes(b"cno_such_module\nnothing\n.")
     assert shoot(tmp_path) == first
     no_folder = tmp_path / "file"
     no_folder.write_text("")

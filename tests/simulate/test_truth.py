@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,14 @@ def test_an_unknown_column_is_told_what_it_may_stand_for(
         ({"theta_e_arcsec": [1.0], "mag_disc_r": [19.0]}, "disc_re_arcsec: missing"),
         ({"theta_e_arcsec": [1.0], "lens_slope": [3.5]}, "lens_slope: 3.5"),
         ({"theta_e_arcsec": [1.0], "noise_seed": [-1]}, "noise_seed: -1"),
+        ({"id": ["a", "b"], "noise_seed": [-1.0, math.nan]}, "row 1, noise_seed: -1"),
+        ({"theta_e_arcsec": [1.0], "noise_index": [1e30]}, "noise_index: 1e+30"),
+        ({"theta_e_arcsec": [1.0], "centre_x_arcsec": [1e19]}, "centre_x_arcsec: 1e+19"),
+        ({"theta_e_arcsec": [1.0], "clump_1_sigma_arcsec": [-0.05]}, "clump_1_sigma_arcsec: -0.05"),
+        (
+            {"theta_e_arcsec": [1.0], "clump_1_fraction": [0.6], "clump_2_fraction": [0.6]},
+            "clump_*_fraction: 1.2 together",
+        ),
         ({"theta_e_arcsec": [1.0], "group_count": [3.0]}, "surroundings_seed: missing"),
         ({"theta_e_arcsec": [1.0], "label": [0]}, "label: 0; kind lens has label 1"),
         ({"theta_e_arcsec": [1.0], "mag_lens": [19.0]}, "column mag_lens: unknown"),

@@ -208,7 +208,7 @@ def _gaussian(u: Array, v: Array, area: f32, clump_4: Array, out: Array) -> None
     for s in range(u64(len(out))):
         du, dv = u[s] - piece_x, v[s] - piece_y
         distance2 = du * du + dv * dv
-        light = peak * exp2(fall * min(distance2, end))
+        light = peak * exp2(fall * distance2)
         out[s] = light if distance2 < end else f32(0)
 
 

@@ -124,7 +124,7 @@ def _held(
     for s in range(u64(len(xs))):
         radius2 = max((xx * xs[s] + xy * y) * xs[s] + yy * (y * y), f32(0))
         held = f32(1) - outside(xs[s] * xs[s] + y * y, per_fade2)
-        held *= f32(1) - exp2(max(fall * radius2, f32(-126)))
+        held *= f32(1) - exp2(fall * radius2)
         out[s] = brightness(radius2, shrink, power, log_centre) * area * held
 
 

@@ -20,8 +20,11 @@ from numba.core import caching, config
 
 _Function = TypeVar("_Function", bound=Callable[..., object])
 
-# Of a file that was damaged, of one that another user may read but this one not, of a full disk.
-_ERRORS = (OSError, EOFError, pickle.UnpicklingError, ValueError)
+# Of a full disk, of a file that may not be read, and what unpickling makes of a damaged one.
+_ERRORS = (
+    *(OSError, EOFError, pickle.UnpicklingError, ValueError, TypeError, LookupError),
+    *(AttributeError, ImportError, MemoryError),
+)
 
 
 def element(function: _Function) -> _Function:

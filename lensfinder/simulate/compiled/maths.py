@@ -37,13 +37,16 @@ _SIN_3, _SIN_4 = f32(-76.57498932), f32(39.71091843)
 _COS_0, _COS_1, _COS_2 = f32(1.0), f32(-19.73920822), f32(64.93934631)
 _COS_3, _COS_4, _COS_5 = f32(-85.45357513), f32(60.14401627), f32(-24.98223686)
 _HALF_PI = f32(1.5707963267948966)
+# Of an exponent: beyond them numbers are denormal or infinite.
+_LOWEST, _HIGHEST = f32(-126), f32(127)
 # The bits of the square root of a half, where an octave begins, and of an octave.
 _OCTAVE_BEGINS, _MANTISSA, _BIAS = i32(0x3F3504F3), i32(23), i32(127)
 
 
 @element
 def exp2(x: f32) -> f32:
-    """2 to the power of x, for x from -126 to 127; to 1e-7."""
+    """2 to the power of x, and of the nearest from -126 to 127; to 1e-7."""
+    x = min(max(x, _LOWEST), _HIGHEST)
     whole = np.rint(x)
     r = x - whole
     r2 = r * r

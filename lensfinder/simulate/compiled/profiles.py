@@ -42,7 +42,7 @@ def brightness(radius2: f32, shrink: f32, power: f32, log_centre: f32) -> f32:
 def outside(distance2: f32, per_width2: f32) -> f32:
     """One minus the window exp(-(d / width)^4)."""
     ratio = distance2 * per_width2
-    return f32(1) - exp2(-min(ratio * ratio, f32(80)) * LOG2_E)
+    return f32(1) - exp2(-(ratio * ratio) * LOG2_E)
 
 
 @kernel
