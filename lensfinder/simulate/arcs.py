@@ -53,10 +53,10 @@ def lensed_source(
     y: Tensor,
     images: source_images.SourceImages | None = None,
 ) -> Tensor:
-    """Image of a source of unit flux behind each of R lenses, flux per fine pixel, (R, 2, F, F).
+    """Image of a source of unit flux behind each of R lenses, flux per fine pixel, (R, P, F, F).
 
-    First the profile or image of a galaxy, then the clumps, which can have other colours. Their sum
-    over both is the magnification of the source.
+    First the profile or image of a galaxy, then, where some source has them, the clumps, which can
+    have other colours. The sum over both is the magnification of the source.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ def lensed_source(
         if a row asks for a source image that is not there
     """
     n_fine = len(grid.axis_arcsec)
-    image = torch.zeros(len(x), 2, n_fine, n_fine, dtype=x.dtype)
+    image = torch.zeros(len(x), parts_of(c), n_fine, n_fine, dtype=x.dtype)
     slope, kappa_rms = c.get("lens_slope", 2.0), c.get("grf_kappa_rms", 0.0)
     stamp = c.get("source_stamp", -1.0)
     if bool((stamp >= 0).any()) and (images is None or bool((stamp >= len(images)).any())):
@@ -90,6 +90,12 @@ def lensed_source(
         width, left, low = (each[rows] for each in squares)
         image[rows, : len(parts)] = _draw(grid, x[rows], y[rows], lens, parts, (width, left, low))
     return image
+
+
+def parts_of(c: Columns) -> int:
+    """How many parts sources have that can differ in colour: 2 if any has clumps."""
+    numbers = range(1, c.count("clump_{}_fraction") + 1)
+    return 1 + any(bool((c[f"clump_{k}_fraction"] > 0).any()) for k in numbers)
 
 
 def windows(grid: FineGrid, c: Columns, x: Tensor, y: Tensor) -> Three:

@@ -182,13 +182,12 @@ def _render_alike(
             scene_NCFF, otf_NCFH, observation, points
         )
         for rows, image, relative in features:
-            here = (rows >= first) & (rows < first + _BLOCK)
-            if here.any():
-                otf = otf_NCFH[rows[here] - first]
-                fft = _spectrum(image[here], relative[here])
-                unit_NCHW[rows[here]] = observation.stamp(
-                    observe.convolve_and_sample(fft, otf, points)
-                )
+            begin, end = torch.searchsorted(rows, torch.tensor([first, first + _BLOCK])).tolist()
+            if begin < end:
+                these = rows[begin:end]
+                otf = otf_NCFH if len(these) == len(block) else otf_NCFH[these - first]
+                fft = _spectrum(image[begin:end], relative[begin:end])
+                unit_NCHW[these] = observation.stamp(observe.convolve_and_sample(fft, otf, points))
     magnification = torch.full_like(x, torch.nan)
     if (table.kinds == "lens").any():
         rows, image, _ = features[0]

@@ -33,11 +33,12 @@ def lensed_source(
 ) -> Tensor:
     """As `arcs.lensed_source`, on an adaptive grid in float32."""
     n_fine = len(grid.axis_arcsec)
-    image_RPFF = torch.zeros(len(x), 2, n_fine, n_fine)
+    image_RPFF = torch.zeros(len(x), arcs.parts_of(c), n_fine, n_fine)
     left_alone = (c.get("grf_kappa_rms", 0.0) > 0) | (c.get("source_stamp", -1.0) >= 0)
     others = torch.nonzero(left_alone)[:, 0]
     if len(others):
-        image_RPFF[others] = arcs.lensed_source(grid, c.take(others), x[others], y[others], images)
+        drawn = arcs.lensed_source(grid, c.take(others), x[others], y[others], images)
+        image_RPFF[others, : drawn.shape[1]] = drawn
     rows = torch.nonzero(~left_alone)[:, 0]
     if len(rows):
         mine = c.take(rows)
