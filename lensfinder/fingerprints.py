@@ -47,5 +47,5 @@ def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any], most: int 
 
 
 def _short(value: Any) -> str:
-    text = json.dumps(value)
+    text = "not set" if value is None else json.dumps(value)
     return text if len(text) <= 40 else text[:36] + "…" + text[-1]

@@ -175,7 +175,10 @@ def _kept(
     path, notices = chosen.truth, []
     assert path is not None
     if "count" in chosen.model_fields_set and chosen.count != count:
-        notices.append(f"note: {path} has {counted(count, 'system')}, and as many mocks are made")
+        notices.append(
+            f"note: {path} has {counted(count, 'system')}, and as many mocks are made: --count "
+            "does not count"
+        )
     if stored is None:
         return notices
     asked, survey_name, columns = inputs["seed"], inputs["sky"]["survey"], tables.names_of(path)
@@ -260,6 +263,7 @@ def _stamps(
     compiled = chosen.compile
     if stored is not None and "compile" not in said:
         compiled = stored["simulate"].get("compile", False)
+        notices += [f"from {origin}: --compile"] * compiled
     if compiled:
         require_numba()
         keys["compile"] = True

@@ -6,6 +6,7 @@ seed and its index alone, so units can be done anywhere and in any order.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from lensfinder.fingerprints import ingredients
 from lensfinder.ledger import close_ledger
 from lensfinder.parallel import keep_buffers
 from lensfinder.runs import Run, Summary
+from lensfinder.simulate.compiled import wait_ahead
 from lensfinder.simulate.distributions import RecipeError
 from lensfinder.simulate.planning import load_population, plan_request
 from lensfinder.units import Receipt, Unit
@@ -38,6 +40,9 @@ def plan(config: Config, run: Run) -> Iterator[list[Unit]]:
     """Yield the units: ranges of object indices, or of rows of a table of truth."""
     request = plan_request(config)
     run.notices += request.notices
+    ahead = wait_ahead() if request.keys.get("compile") else ""
+    if ahead and run.execution.verbosity >= 0:
+        print(f"simulate: {ahead}", file=sys.stderr, flush=True)
     units = []
     for first in range(0, request.count, config.simulate.unit_size):
         last = min(first + config.simulate.unit_size, request.count)

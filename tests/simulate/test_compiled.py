@@ -23,6 +23,7 @@ from lensfinder import config, runs, shards, tables
 from lensfinder.errors import RequestError
 from lensfinder.ledger import products_of
 from lensfinder.simulate import backends, lensing, noise, recipe
+from lensfinder.simulate.compiled import wait_ahead
 from lensfinder.simulate.mocks import Setting, Sky, make_modelled
 from lensfinder.simulate.observation import Observation
 from lensfinder.simulate.population import generator
@@ -270,6 +271,11 @@ print(beta.tobytes().hex())
 
 
 def test_what_was_kept_may_be_damaged_and_nothing_need_be_kept(tmp_path: Path) -> None:
+    def said(cache: Path) -> str:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("XDG_CACHE_HOME", str(cache))
+            return wait_ahead()
+
     def shoot(cache: Path) -> str:
         environment = os.environ | {"XDG_CACHE_HOME": str(cache)}
         command = [sys.executable, "-c", SHOOT]
@@ -277,7 +283,9 @@ def test_what_was_kept_may_be_damaged_and_nothing_need_be_kept(tmp_path: Path) -
         assert done.stderr == ""
         return done.stdout
 
+    assert "compiled first" in said(tmp_path)
     first = shoot(tmp_path)
+    assert said(tmp_path) == ""
     kept = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert kept
     for path in kept:
@@ -288,6 +296,7 @@ def test_what_was_kept_may_be_damaged_and_nothing_need_be_kept(tmp_path: Path) -
     assert shoot(tmp_path) == first
     no_folder = tmp_path / "file"
     no_folder.write_text("")
+    assert "each process compiles" in said(no_folder)
     assert shoot(no_folder) == first
 
 

@@ -7,16 +7,15 @@ over arrays is a vector's all the same, and costs no more.
 
 from __future__ import annotations
 
-import hashlib
-import os
 import pickle
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
 from numba.core import caching, config
+
+from lensfinder.simulate.compiled import folder
 
 _Function = TypeVar("_Function", bound=Callable[..., object])
 
@@ -48,7 +47,7 @@ def kernel(function: _Function) -> _Function:
 
 
 class _Kept(caching.FunctionCache):  # type: ignore[misc]
-    """Machine code in a folder whose name holds the sources of all that simulates.
+    """Machine code in a folder of its own.
 
     numba looks at a function's own file alone, and would go on with what functions and constants
     of other files were. What can't be read is compiled, what can't be written is not kept.
@@ -56,12 +55,8 @@ class _Kept(caching.FunctionCache):  # type: ignore[misc]
 
     def __init__(self, function: Callable[..., object]) -> None:
         configured = config.CACHE_DIR
-        folder = _folder(configured)
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK):
-            # numba would go on to a folder beside the sources.
-            raise PermissionError(folder)
-        config.CACHE_DIR = str(folder)
+        # One that can't be written to raises: numba would go on to a folder beside the sources.
+        config.CACHE_DIR = str(folder())
         try:
             super().__init__(function)
         finally:
@@ -75,11 +70,3 @@ class _Kept(caching.FunctionCache):  # type: ignore[misc]
     def save_overload(self, signature: Any, data: Any) -> None:
         with suppress(*_ERRORS):
             super().save_overload(signature, data)
-
-
-def _folder(configured: str) -> Path:
-    sources = hashlib.sha256()
-    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
-        sources.update(path.read_bytes())
-    caches = Path(configured or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return caches / "lensfinder" / f"kernels-{sources.hexdigest()[:16]}"
