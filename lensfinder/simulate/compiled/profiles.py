@@ -81,7 +81,9 @@ def add_square(plane: Array, low: int, left: int, factor: f32, patch_YX: Array, 
     width : of the square; its lines may be longer
     """
     n_fine = len(plane)
-    first, end = u64(max(0, -left)), u64(max(0, min(width, n_fine - left)))
+    if left >= n_fine or left <= -width:
+        return
+    first, end = u64(max(0, -left)), u64(min(width, n_fine - left))
     for j in range(max(0, -low), min(width, n_fine - low)):
         to, of = u64(low + j), u64(j)
         for i in range(first, end):
