@@ -1,8 +1,8 @@
 """Who does the work of a chunk that costs the most: torch, or kernels compiled for this processor.
 
 Both draw the same: their images agree to 1e-5 of the peak. Where a source is both steep and small
-(Sersic index 5, 0.05 arcsec) its few brightest samples are only as good as float32, of either: up
-to 1e-4.
+(Sersic index 5, 0.05 arcsec) its few brightest samples are only as good as float32, of either:
+some 1e-4.
 """
 
 from __future__ import annotations
