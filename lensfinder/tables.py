@@ -193,8 +193,7 @@ def _read_astropy(path: Path, kind: str) -> catalogs.Listed:
             # Catalogues break their standards in harmless ways; rows are checked afterwards.
             warnings.simplefilter("ignore")
             if kind == "fits":
-                _refuse_unfilled(path)
-                _refuse_several(path)
+                _refuse_unfit(path)
             loaded = Table.read(path, format=kind)
             return catalogs.Listed(
                 {name: catalogs.plain(loaded[name]) for name in loaded.colnames},
@@ -204,8 +203,11 @@ def _read_astropy(path: Path, kind: str) -> catalogs.Listed:
         raise ValueError(str(error) or type(error).__name__) from error
 
 
-def _refuse_unfilled(path: Path) -> None:
-    """Raise OSError before room is made for rows that a header declares and no file holds."""
+def _refuse_unfit(path: Path) -> None:
+    """Refuse a FITS file of several tables: which one lists the objects is not for us to guess.
+
+    Raises OSError before room is made for rows that a header declares and no file holds.
+    """
     from astropy.io import fits
 
     from lensfinder import headers
@@ -215,13 +217,6 @@ def _refuse_unfilled(path: Path) -> None:
             if short := headers.shortfall(path, hdu):
                 declared, found = short
                 raise OSError(f"a header declares {declared} bytes, and the file holds {found}")
-
-
-def _refuse_several(path: Path) -> None:
-    """Refuse a FITS file of several tables: which one lists the objects is not for us to guess."""
-    from astropy.io import fits
-
-    with fits.open(path) as hdus:
         names = [
             f"{number} ({hdu.name})" if hdu.name else str(number)
             for number, hdu in enumerate(hdus)

@@ -77,13 +77,31 @@ class Noise:
             )
 
 
+def normals(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Standard normal numbers of any shape, float32, none beyond 6.8.
+
+    Box & Muller 1958 (Ann. Math. Stat. 29, 610) on whole arrays: three times as fast as the
+    generator's own method, which draws one number after another.
+    """
+    count = math.prod(shape)
+    pairs = -(-count // 2)
+    bits = rng.integers(-(2**63), 2**63, size=pairs, dtype=np.int64).view(np.int32)
+    # Evenly from -1/2 to 1/2.
+    uniform = torch.from_numpy(bits.reshape(2, pairs)).to(torch.float32).mul_(2.0**-32)
+    radius = uniform[0].add_(0.5).clamp_(min=2.0**-33).log_().mul_(-2).sqrt_()
+    angle = uniform[1].mul_(2 * math.pi)
+    both = torch.stack([torch.cos(angle), torch.sin(angle)]).mul_(radius)
+    result: np.ndarray = both.view(-1)[:count].view(shape).numpy()
+    return result
+
+
 def add_noise(
     rng: np.random.Generator,
     image_CYX: np.ndarray,
     sky_rms_njy_C: np.ndarray,
     electrons_per_njy_C: np.ndarray | None = None,
     noise: Noise = Noise(),
-    draw: Normals | None = None,
+    draw: Normals = normals,
 ) -> np.ndarray:
     """A noisy image.
 
@@ -93,7 +111,7 @@ def add_noise(
     image_CYX : noiseless object flux, nJy
     sky_rms_njy_C : standard deviation of a sky pixel in each band, nJy
     electrons_per_njy_C : photo-electrons a nJy in the whole exposure; None: sky dominated
-    draw : in place of `normals`
+    draw : what gives normal numbers
 
     Returns
     -------
@@ -105,7 +123,6 @@ def add_noise(
     ValueError
         if Poisson noise is asked for without a gain
     """
-    draw = draw or normals
     sky_rms = np.asarray(sky_rms_njy_C, dtype=np.float32)[:, None, None]
     white = not noise.correlation_pixels and noise.sky_patches_PCYX is None
     if noise.kind == "gaussian" and white:
@@ -130,24 +147,6 @@ def add_noise(
     if not white:
         result = result + sky_rms * _sky(rng, noise, image_CYX.shape, draw)
     return np.asarray(result, dtype=np.float32)
-
-
-def normals(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """Standard normal numbers of any shape, float32, none beyond 6.8.
-
-    Box & Muller 1958 (Ann. Math. Stat. 29, 610) on whole arrays: three times as fast as the
-    generator's own method, which draws one number after another.
-    """
-    count = math.prod(shape)
-    pairs = -(-count // 2)
-    bits = rng.integers(-(2**63), 2**63, size=pairs, dtype=np.int64).view(np.int32)
-    # Evenly from -1/2 to 1/2.
-    uniform = torch.from_numpy(bits.reshape(2, pairs)).to(torch.float32).mul_(2.0**-32)
-    radius = uniform[0].add_(0.5).clamp_(min=2.0**-33).log_().mul_(-2).sqrt_()
-    angle = uniform[1].mul_(2 * math.pi)
-    both = torch.stack([torch.cos(angle), torch.sin(angle)]).mul_(radius)
-    result: np.ndarray = both.view(-1)[:count].view(shape).numpy()
-    return result
 
 
 def gaussian(

@@ -142,15 +142,15 @@ def prepare(galaxies: Galaxies, grid: FineGrid) -> Prepared:
                     position(grid, galaxies.x[some], centre_i[some]),
                     position(grid, galaxies.y[some], centre_j[some]),
                     (r_e[some], n[some], q[some]),
-                    _each(form, some),
-                    _each(terms, some),
+                    each(form, some),
+                    each(terms, some),
                     refinement,
                     grid.scale_arcsec,
                 )
     return Prepared(galaxies, form, terms, centre_i, centre_j, left_over, spread)
 
 
-def _each(three: Three, index: Any) -> Three:
+def each(three: Three, index: Any) -> Three:
     """Index each of three tensors."""
     a, b, c = three
     return a[index], b[index], c[index]
@@ -205,10 +205,8 @@ def _draw_alike(
     steps = torch.arange(width, dtype=grid.axis_arcsec.dtype) * scale
     dx = position(grid, galaxies.x[some], left)[:, None] + steps
     dy = position(grid, galaxies.y[some], low)[:, None] + steps
-    radius2 = light.form_at(
-        dx[:, None, :], dy[:, :, None], _each(prepared.form, (some, None, None))
-    )
-    profile = light.sersic_of(radius2, _each(prepared.terms, (some, None, None)), scale**2)
+    radius2 = light.form_at(dx[:, None, :], dy[:, :, None], each(prepared.form, (some, None, None)))
+    profile = light.sersic_of(radius2, each(prepared.terms, (some, None, None)), scale**2)
     if grid.adaptive and not whole:
         core = slice(half - CORE_CELLS // 2, half + CORE_CELLS // 2 + 1)
         profile[:, core, core] *= prepared.left_over_RKK[some]
@@ -281,9 +279,9 @@ def _cores(
     xs = (x_cell[:, :, None] + sub).flatten(1)[:, None, :]
     ys = (y_cell[:, :, None] + sub).flatten(1)[:, :, None]
     sigma = cusp_sigma(h, refinement, q)
-    radius2 = light.form_at(xs, ys, _each(form, _CUBE))
+    radius2 = light.form_at(xs, ys, each(form, _CUBE))
     window = (xs.square() + ys.square()).square_().mul_(fade)
-    fine = light.sersic_of(radius2, _each(terms, _CUBE), (h / refinement) ** 2)
+    fine = light.sersic_of(radius2, each(terms, _CUBE), (h / refinement) ** 2)
     fine *= window.exp_()
     fine *= radius2.mul_(-0.5 / sigma.square()[:, None, None]).exp_().neg_().add_(1)
     weights = gridding.window_weights(CORE_CELLS, refinement, dtype)
@@ -330,7 +328,7 @@ def cusp_flux(r_e_arcsec: Tensor, n: Tensor, sigma_arcsec: Tensor) -> Tensor:
     weights = torch.tensor(0.5 * _WEIGHTS, dtype=dtype) * 4 * v**3
     end = 7 * sigma_arcsec[:, None]
     rho = end * v**4
-    terms = _each(light.sersic_terms(r_e_arcsec, n), (slice(None), None))
+    terms = each(light.sersic_terms(r_e_arcsec, n), (slice(None), None))
     inner = light.sersic_of(rho.square(), terms)
     inner *= torch.exp(-0.5 * (rho / sigma_arcsec[:, None]) ** 2)
     return (inner * 2 * math.pi * rho * end * weights).sum(dim=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+from functools import lru_cache
 from pathlib import Path
 
 from lensfinder.errors import RequestError
@@ -33,16 +34,22 @@ def folder() -> Path:
     OSError, RuntimeError
         if it can't be made or written to, or there is no home
     """
-    sources = hashlib.sha256()
-    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
-        sources.update(path.read_bytes())
     own = os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME")
     caches = Path(own) if own else Path.home() / ".cache"
-    kept = caches / "lensfinder" / f"kernels-{sources.hexdigest()[:16]}"
+    kept = caches / "lensfinder" / f"kernels-{_sources()}"
     kept.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not os.access(kept, os.W_OK):
         raise PermissionError(f"{kept} can't be written to")
     return kept
+
+
+@lru_cache(maxsize=1)
+def _sources() -> str:
+    """Hash the sources of all that simulates, 16 letters."""
+    sources = hashlib.sha256()
+    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
+        sources.update(path.read_bytes())
+    return sources.hexdigest()[:16]
 
 
 def wait_ahead() -> str:

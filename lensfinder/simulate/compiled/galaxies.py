@@ -168,7 +168,7 @@ def draw(scene_NCFF: Tensor, grid: FineGrid, prepared: Prepared, first: int = 0)
             [sersics.position(grid, x, left), sersics.position(grid, y, low)], dim=1
         ).numpy(),
         f32(grid.scale_arcsec),
-        profiles.described(prepared.form, prepared.terms)[some.numpy()],
+        profiles.described(sersics.each(prepared.form, some), sersics.each(prepared.terms, some)),
         prepared.left_over_RKK[some].numpy(),
         prepared.spread_RLL[some].numpy(),
         galaxies.flux_RC[some].numpy(),
